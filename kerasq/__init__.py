@@ -1,0 +1,40 @@
+"""kerasq: published neural-network quantizers for Keras, down to a small and fast ``.tflite``.
+
+Import it first, or instead of TensorFlow: see :mod:`kerasq.keras` for which Keras it then uses.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from kerasq.keras import keras_version  # selects the Keras now, before TensorFlow is imported
+
+__version__ = "0.1.0"
+
+_MODULES = frozenset(
+    {"benchmark", "codebooks", "export", "layers", "quantizers", "representations"}
+    | {"runtime", "tfmot"}
+)
+_NAMES = {
+    "convert": "kerasq.export",
+    "summary": "kerasq.export",
+    "inspect": "kerasq.export",
+    "deploy": "kerasq.export",
+    "Interpreter": "kerasq.runtime",
+}
+
+__all__ = ["__version__", "keras_version", *sorted(_MODULES), *sorted(_NAMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the runtime alone then needs no Keras, the tools no larq."""
+    if name in _MODULES:
+        return importlib.import_module(f"kerasq.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'kerasq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,334 @@
+"""The four operators as TensorFlow functions: their exact meaning, and how they enter a file.
+
+Each function is ordinary TensorFlow that unpacks and computes. Decorated by :func:`fused`, the
+stock converter turns a call of it into one custom operator whose inputs are the arguments, whose
+options are the attributes, and which the kernels of ``tflite_kernels`` execute. The same functions
+are the oracle that the kernels are tested against.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+VERSION = 1
+ACTIVATIONS = ("linear", "relu", "relu6")
+PADDINGS = ("same", "valid", "explicit")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvAttributes:
+    """Geometry of a convolution; ``explicit_padding`` is (top, bottom, left, right)."""
+
+    kernel_size: tuple[int, int]
+    channels_out: int
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    padding: str = "valid"
+    explicit_padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    activation: str = "linear"
+
+    def options(self) -> dict[str, int]:
+        """Return the options the operator stores."""
+        options = {
+            "kernel_h": self.kernel_size[0],
+            "kernel_w": self.kernel_size[1],
+            "stride_h": self.strides[0],
+            "stride_w": self.strides[1],
+            "dilation_h": self.dilations[0],
+            "dilation_w": self.dilations[1],
+            "padding": PADDINGS.index(self.padding),
+            "groups": self.groups,
+            "channels_out": self.channels_out,
+            "activation": ACTIVATIONS.index(self.activation),
+        }
+        if self.padding == "explicit":
+            sides = ("pad_top", "pad_bottom", "pad_left", "pad_right")
+            options |= dict(zip(sides, self.explicit_padding, strict=True))
+        return options
+
+
+def fused(name: str, options: Mapping[str, int], body: Callable[..., tf.Tensor]) -> Any:
+    """Make ``body`` one custom operator of the exported file.
+
+    Args:
+        name: the operator's name in the file.
+        options: integers stored with it.
+        body: what it computes, a function of tensors.
+
+    Returns:
+        A ``tf.function`` with the same arguments.
+    """
+    attributes = "".join(
+        f' attr {{ key: "{key}" value {{ i: {value} }} }}'
+        for key, value in {"version": VERSION, **options}.items()
+    )
+    implements = f'name: "{name}" attr {{ key: "tfl_fusable_op" value {{ b: true }} }}{attributes}'
+    return tf.function(body, experimental_implements=implements, autograph=False)
+
+
+def bitplane_conv2d(
+    attributes: ConvAttributes, weight_planes: int, input_planes: int, pad_value: int
+) -> Any:
+    """Convolution of bit planes: ``y = act(conv(a, Σᵢ uᵢ·bᵢ + u_off) + bias)``.
+
+    With ``input_planes`` = 0 the input is used as it is: ``a = x``. Otherwise it is quantized:
+    ``code = #{j : direction · x ≥ thresholds[j]}``, ``a = Σⱼ vⱼ·hⱼ(code) + v_off``.
+
+    Args:
+        attributes: geometry.
+        weight_planes: planes of the kernel, at least 1.
+        input_planes: planes of the input, 0 to 3.
+        pad_value: what a padded tap contributes: 0 nothing, 1 the input +1.
+
+    Returns:
+        A function of the tensors, in the operator's order: x (N, H, W, Cin); planes, uint8
+        (weight_planes, Ct, bytes of kh·kw·Cin/groups bits); weight_basis (planes or one more for
+        the offset, 1 or Ct); bias (1 or Ct,); and, where the input is quantized, thresholds
+        (1 or Cin, 2**input_planes − 1); direction (1 or Cin,) of ±1; level_bits, uint8
+        (2**input_planes,); input_basis (input_planes, or one more for the offset).
+    """
+    options = attributes.options() | {
+        "weight_planes": weight_planes,
+        "input_planes": input_planes,
+        "pad_value": pad_value,
+    }
+    convolve = functools.partial(
+        _bitplane_convolution, attributes, weight_planes, input_planes, pad_value
+    )
+    if input_planes == 0:
+
+        def body(x, planes, weight_basis, bias):
+            return convolve(x, planes, weight_basis, bias)
+    else:
+
+        def body(x, planes, weight_basis, bias, thresholds, direction, level_bits, input_basis):
+            quantizer = (thresholds, direction, level_bits, input_basis)
+            return convolve(x, planes, weight_basis, bias, quantizer)
+
+    return fused("KerasqBitplaneConv2D", options, body)
+
+
+def bitplane_dense(
+    channels_out: int, weight_planes: int, input_planes: int, activation: str = "linear"
+) -> Any:
+    """Dense layer of bit planes, as :func:`bitplane_conv2d` on the last axis of x (..., Cin)."""
+    attributes = ConvAttributes((1, 1), channels_out, activation=activation)
+    options = {
+        "channels_out": channels_out,
+        "activation": ACTIVATIONS.index(activation),
+        "weight_planes": weight_planes,
+        "input_planes": input_planes,
+    }
+    convolve = functools.partial(_bitplane_convolution, attributes, weight_planes, input_planes, 0)
+    if input_planes == 0:
+
+        def body(x, planes, weight_basis, bias):
+            return _as_rows(x, lambda rows: convolve(rows, planes, weight_basis, bias))
+    else:
+
+        def body(x, planes, weight_basis, bias, thresholds, direction, level_bits, input_basis):
+            quantizer = (thresholds, direction, level_bits, input_basis)
+            return _as_rows(x, lambda rows: convolve(rows, planes, weight_basis, bias, quantizer))
+
+    return fused("KerasqBitplaneDense", options, body)
+
+
+def codebook_conv2d(attributes: ConvAttributes, subvector: int, codewords: int, bits: int) -> Any:
+    """Convolution of codewords: ``y = act(multiplier · conv(x, decode(indices)) + bias)``.
+
+    Args:
+        attributes: geometry.
+        subvector: length d of a codeword.
+        codewords: K, 1 to 256.
+        bits: bits of one index.
+
+    Returns:
+        A function of the tensors, in the operator's order: x (N, H, W, Cin); codewords, float32 or
+        float16 (M or 1, K, d); indices, uint8 (kh·kw, M, bytes of Ct indices); multiplier and
+        bias (1 or Ct,). M = ceil(Cin / groups / d).
+    """
+    options = attributes.options() | _codebook_options(subvector, codewords, bits)
+
+    def body(x, codebook, indices, multiplier, bias):
+        return _codebook_convolution(attributes, bits, x, codebook, indices, multiplier, bias)
+
+    return fused("KerasqCodebookConv2D", options, body)
+
+
+def codebook_dense(
+    channels_out: int, subvector: int, codewords: int, bits: int, activation: str = "linear"
+) -> Any:
+    """Dense layer of codewords, as :func:`codebook_conv2d` on the last axis of x (..., Cin)."""
+    attributes = ConvAttributes((1, 1), channels_out, activation=activation)
+    options = {
+        "channels_out": channels_out,
+        "activation": ACTIVATIONS.index(activation),
+        **_codebook_options(subvector, codewords, bits),
+    }
+
+    def body(x, codebook, indices, multiplier, bias):
+        return _as_rows(
+            x,
+            lambda rows: _codebook_convolution(
+                attributes, bits, rows, codebook, indices, multiplier, bias
+            ),
+        )
+
+    return fused("KerasqCodebookDense", options, body)
+
+
+def _codebook_options(subvector: int, codewords: int, bits: int) -> dict[str, int]:
+    return {"subvector": subvector, "codewords": codewords, "bits": bits, "tables": 0}
+
+
+def _as_rows(x: tf.Tensor, convolve: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Apply a 1x1 convolution to the last axis of a tensor of any rank."""
+    leading = tf.shape(x)[:-1]
+    y = convolve(tf.reshape(x, [-1, 1, 1, x.shape[-1]]))
+    y_channels = y.shape[-1]
+    shaped = tf.reshape(y, tf.concat([leading, [y_channels]], axis=0))
+    return tf.ensure_shape(shaped, [*x.shape[:-1], y_channels])
+
+
+def unpack_stream(packed: tf.Tensor, bits: int, count: int) -> tf.Tensor:
+    """Unpack integers of a stream, least significant bit first: (..., bytes) -> int32 (..., n)."""
+    stream = tf.bitwise.right_shift(packed[..., None], tf.range(8, dtype=tf.uint8)) & 1
+    leading = packed.shape[:-1]
+    stream = tf.reshape(tf.cast(stream, tf.int32), [*leading, -1])[..., : count * bits]
+    values = tf.reshape(stream, [*leading, count, bits])
+    return tf.reduce_sum(values * (1 << tf.range(bits)), axis=-1)
+
+
+def _bitplane_convolution(
+    attributes: ConvAttributes,
+    weight_planes: int,
+    input_planes: int,
+    pad_value: int,
+    x: tf.Tensor,
+    planes: tf.Tensor,
+    weight_basis: tf.Tensor,
+    bias: tf.Tensor,
+    quantizer: tuple[tf.Tensor, ...] | None = None,
+) -> tf.Tensor:
+    """Sum the convolutions of all pairs of planes, each an exact integer where x is quantized."""
+    group_channels = x.shape[-1] // attributes.groups
+    kernel_h, kernel_w = attributes.kernel_size
+    shape = (kernel_h, kernel_w, group_channels, attributes.channels_out)
+    bits = unpack_stream(planes, 1, kernel_h * kernel_w * group_channels)
+    signs = tf.cast(2 * bits - 1, tf.float32)  # (planes, Ct, kh·kw·Cg)
+    kernels = [tf.reshape(tf.transpose(signs[i]), shape) for i in range(weight_planes)]
+    if weight_basis.shape[0] > weight_planes:
+        kernels.append(tf.ones(shape))  # the offset: a plane of +1
+    if quantizer is None:
+        parts = [(1.0, x)]
+    else:
+        thresholds, direction, level_bits, basis = quantizer
+        codes = tf.reduce_sum(tf.cast((direction * x)[..., None] >= thresholds, tf.int32), axis=-1)
+        planes_of = [
+            tf.gather(tf.cast(2 * _bit(level_bits, j) - 1, tf.float32), codes)
+            for j in range(input_planes)
+        ]
+        if basis.shape[0] > input_planes:
+            planes_of.append(tf.ones_like(x))
+        parts = [(basis[j], plane) for j, plane in enumerate(planes_of)]
+        if pad_value == 1:  # the quantized value of +1, plane by plane
+            one = tf.reduce_sum(tf.cast(direction[:, None] >= thresholds, tf.int32), axis=-1)
+            ones = [tf.gather(plane, one) for plane in _level_planes(level_bits, input_planes)]
+            if basis.shape[0] > input_planes:
+                ones.append(tf.ones_like(ones[0]))
+            parts = [
+                (v, pad_with(attributes, plane, value))
+                for (v, plane), value in zip(parts, ones, strict=True)
+            ]
+    if quantizer is None and pad_value == 1:
+        parts = [(1.0, pad_with(attributes, x, tf.ones([1])))]
+    if pad_value == 1:
+        attributes = dataclasses.replace(attributes, padding="valid")
+    total = tf.add_n(
+        [
+            (weight_basis[i] * v) * _conv2d(attributes, plane, kernel)
+            for i, kernel in enumerate(kernels)
+            for v, plane in parts
+        ]
+    )
+    return _activate(attributes.activation, total + bias)
+
+
+def _bit(level_bits: tf.Tensor, plane: int) -> tf.Tensor:
+    return tf.cast(tf.bitwise.right_shift(level_bits, tf.cast(plane, tf.uint8)) & 1, tf.int32)
+
+
+def _level_planes(level_bits: tf.Tensor, count: int) -> list[tf.Tensor]:
+    return [tf.cast(2 * _bit(level_bits, j) - 1, tf.float32) for j in range(count)]
+
+
+def _codebook_convolution(
+    attributes: ConvAttributes,
+    bits: int,
+    x: tf.Tensor,
+    codebook: tf.Tensor,
+    indices: tf.Tensor,
+    multiplier: tf.Tensor,
+    bias: tf.Tensor,
+) -> tf.Tensor:
+    group_channels = x.shape[-1] // attributes.groups
+    books, size, length = codebook.shape
+    subspaces = indices.shape[1]
+    assigned = unpack_stream(indices, bits, attributes.channels_out)  # (positions, M, Ct)
+    if books > 1:
+        assigned += size * tf.range(subspaces)[:, None]
+    codewords = tf.reshape(tf.cast(codebook, tf.float32), [-1, length])
+    vectors = tf.transpose(tf.gather(codewords, assigned), [0, 1, 3, 2])  # (positions, M, d, Ct)
+    kernel = tf.reshape(
+        vectors, [*attributes.kernel_size, subspaces * length, attributes.channels_out]
+    )
+    y = _conv2d(attributes, x, kernel[:, :, :group_channels])
+    return _activate(attributes.activation, multiplier * y + bias)
+
+
+def _conv2d(attributes: ConvAttributes, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Convolve, with groups as slices: grouped convolution has no kernel on every CPU path."""
+    padding: Any = attributes.padding.upper()
+    if attributes.padding == "explicit":
+        top, bottom, left, right = attributes.explicit_padding
+        padding = [[0, 0], [top, bottom], [left, right], [0, 0]]
+    inputs = tf.split(x, attributes.groups, axis=-1)
+    kernels = tf.split(kernel, attributes.groups, axis=-1)
+    outputs = [
+        tf.nn.conv2d(i, k, attributes.strides, padding, dilations=attributes.dilations)
+        for i, k in zip(inputs, kernels, strict=True)
+    ]
+    return tf.concat(outputs, axis=-1)
+
+
+def same_padding(size: Any, kernel: int, stride: int, dilation: int) -> tuple[Any, Any]:
+    """Return what TensorFlow's SAME pads before and after, for an int or a scalar tensor."""
+    span = (kernel - 1) * dilation + 1
+    total = tf.maximum((-(-size // stride) - 1) * stride + span - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_with(attributes: ConvAttributes, x: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Pad as the convolution would, with ``value`` (one, or one a channel) in place of zeros."""
+    if attributes.padding == "valid":
+        return x
+    if attributes.padding == "explicit":
+        top, bottom, left, right = attributes.explicit_padding
+    else:
+        height, width = tf.shape(x)[1], tf.shape(x)[2]
+        (kernel_h, kernel_w), (stride_h, stride_w) = attributes.kernel_size, attributes.strides
+        dilation_h, dilation_w = attributes.dilations
+        top, bottom = same_padding(height, kernel_h, stride_h, dilation_h)
+        left, right = same_padding(width, kernel_w, stride_w, dilation_w)
+    sides = [[0, 0], [top, bottom], [left, right], [0, 0]]
+    return tf.pad(x - value, sides) + value
+
+
+def _activate(activation: str, y: tf.Tensor) -> tf.Tensor:
+    return {"linear": tf.identity, "relu": tf.nn.relu, "relu6": tf.nn.relu6}[activation](y)

@@ -1,0 +1,86 @@
+"""Tensors whose sub-vectors are codewords."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from kerasq.representations.base import Representation
+from kerasq.representations.packing import pack_bits, unpack_bits
+
+
+def index_bits(codewords: int) -> int:
+    """Return the bits of one assignment: ``max(1, ceil(log2 K))``."""
+    return max(1, (codewords - 1).bit_length())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codebook(Representation):
+    """A kernel whose sub-vectors along the input channels are codewords.
+
+    ``W[p, m·d + j, c] = codewords[m, assignments[p, m, c], j]`` for kernel position p, sub-space m
+    and output channel c. The last sub-space is shorter where d does not divide the input channels.
+
+    Attributes:
+        shape: (..., Cin, Ct): HWIO of a convolution (Cin a group's), or (Cin, Ct).
+        codewords: float32 or float16 (M, K, d), or (1, K, d): one codebook for all sub-spaces.
+        packed: uint8 (positions, M, ceil(Ct·bits / 8)): the assignments, output channels innermost.
+    """
+
+    codewords: np.ndarray
+    packed: np.ndarray
+
+    @classmethod
+    def from_assignments(
+        cls, codewords: np.ndarray, assignments: np.ndarray, shape: tuple[int, ...]
+    ) -> Codebook:
+        """Pack assignments.
+
+        Args:
+            codewords: (M or 1, K, d), float32 or float16.
+            assignments: unsigned integers below K, shape (..., M, Ct), the leading axes as those of
+                ``shape``.
+            shape: (..., Cin, Ct) of the decoded kernel.
+
+        Raises:
+            ValueError: shapes that do not fit, an assignment of K or more, another float type.
+        """
+        codewords, assignments = np.asarray(codewords), np.asarray(assignments)
+        if codewords.ndim != 3 or codewords.dtype not in (np.float32, np.float16):
+            raise ValueError(
+                "codewords are a float32 or float16 array (sub-spaces, K, d), not "
+                f"{codewords.dtype} {codewords.shape}"
+            )
+        books, size, length = codewords.shape
+        subspaces = -(-shape[-2] // length)
+        expected = (*shape[:-2], subspaces, shape[-1])
+        if assignments.shape != expected or books not in (1, subspaces):
+            raise ValueError(
+                f"a kernel {shape} in sub-vectors of {length} takes assignments {expected} and 1 "
+                f"or {subspaces} codebooks, not {assignments.shape} and {books}"
+            )
+        if assignments.size and assignments.max() >= size:
+            raise ValueError(f"assignment {assignments.max()} in a codebook of {size} codewords")
+        rows = assignments.reshape(-1, subspaces, shape[-1])
+        return cls(tuple(shape), codewords, pack_bits(rows, index_bits(size)))
+
+    @property
+    def bits(self) -> int:
+        """Bits of one assignment."""
+        return index_bits(self.codewords.shape[1])
+
+    def assignments(self) -> np.ndarray:
+        """Return the assignments, uint8 (uint16 for K > 256), shape (..., M, Ct)."""
+        rows = unpack_bits(self.packed, self.bits, self.shape[-1])
+        return rows.reshape(*self.shape[:-2], self.packed.shape[1], self.shape[-1])
+
+    def decode(self) -> np.ndarray:
+        """Return the kernel in float32."""
+        books, _, length = self.codewords.shape
+        subspaces = self.packed.shape[1]
+        book = np.arange(subspaces)[:, None] if books > 1 else 0
+        vectors = self.codewords.astype(np.float32)[book, self.assignments()]  # (..., M, Ct, d)
+        kernel = np.moveaxis(vectors, -1, -2)
+        kernel = kernel.reshape(*self.shape[:-2], subspaces * length, self.shape[-1])
+        return np.ascontiguousarray(kernel[..., : self.shape[-2], :])
