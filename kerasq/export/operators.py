@@ -198,11 +198,11 @@ def _as_rows(x: tf.Tensor, convolve: Callable[[tf.Tensor], tf.Tensor]) -> tf.Ten
 
 def unpack_stream(packed: tf.Tensor, bits: int, count: int) -> tf.Tensor:
     """Unpack integers of a stream, least significant bit first: (..., bytes) -> int32 (..., n)."""
-    stream = tf.bitwise.right_shift(packed[..., None], tf.range(8, dtype=tf.uint8)) & 1
+    stream = tf.bitwise.right_shift(packed[..., None], tf.constant([*range(8)], tf.uint8)) & 1
     leading = packed.shape[:-1]
     stream = tf.reshape(tf.cast(stream, tf.int32), [*leading, -1])[..., : count * bits]
     values = tf.reshape(stream, [*leading, count, bits])
-    return tf.reduce_sum(values * (1 << tf.range(bits)), axis=-1)
+    return tf.reduce_sum(values * tf.constant([1 << i for i in range(bits)]), axis=-1)
 
 
 def _bitplane_convolution(

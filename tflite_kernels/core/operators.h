@@ -1,0 +1,89 @@
+// The operators of kerasq, free of any runtime: geometry, views of the packed weights, factories.
+#ifndef KERASQ_CORE_OPERATORS_H_
+#define KERASQ_CORE_OPERATORS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/thread_pool.h"
+
+namespace kerasq {
+
+enum class Activation { kNone = 0, kRelu = 1, kRelu6 = 2 };
+
+// NHWC convolution. A dense layer is a 1x1 convolution of `batch` images of one pixel.
+struct ConvGeometry {
+  int batch, in_h, in_w, in_c;
+  int out_h, out_w, out_c;
+  int kernel_h, kernel_w;
+  int stride_h, stride_w;
+  int dilation_h, dilation_w;
+  int pad_top, pad_left;
+  int groups;
+
+  int taps() const { return kernel_h * kernel_w; }
+  int group_in() const { return in_c / groups; }
+  int group_out() const { return out_c / groups; }
+};
+
+// y = act(conv(a, sum_i u_i b_i + u_off) + bias), where a = x without input planes, and
+// a = sum_j v_j h_j(code) + v_off, code = #{j : direction x >= thresholds[j]} with them.
+// Pointers stay valid while the operator lives.
+struct BitplaneWeights {
+  int weight_planes, input_planes, pad_value;
+  Activation activation;
+  const uint8_t* planes;  // [weight_planes][out_c][ceil(taps * group_in / 8)], bit 1 is +1
+  const float* basis;     // [basis_rows][basis_cols]: scales, then the offset if there is a row left
+  int basis_rows, basis_cols;
+  const float* bias;  // [bias_size]
+  int bias_size;
+  const float* thresholds;  // [threshold_rows][2^input_planes - 1]
+  int threshold_rows;
+  const float* direction;  // [direction_size], each +1 or -1
+  int direction_size;
+  const uint8_t* level_bits;  // [2^input_planes]
+  const float* input_basis;   // scales, then the offset if one is left
+  int input_basis_size;
+};
+
+// y = act(multiplier conv(x, W) + bias), W[p, m d + j, c] = codewords[m or 0][index[p, m, c]][j].
+struct CodebookWeights {
+  int subvector, codewords, bits;
+  int codebooks;  // subspaces, or 1 shared by all
+  int subspaces;
+  Activation activation;
+  const void* codeword_data;  // float or IEEE half, [codebooks][codewords][subvector]
+  bool codewords_are_f16;
+  const uint8_t* indices;  // [taps][subspaces][ceil(out_c * bits / 8)]
+  const float* multiplier;
+  int multiplier_size;
+  const float* bias;
+  int bias_size;
+};
+
+// A convolution with packed weights. Run may be called by several threads at once, each with
+// scratch of its own.
+class ConvOperator {
+ public:
+  virtual ~ConvOperator() = default;
+  // Bytes of scratch (aligned to 64) that Run needs for this geometry.
+  virtual size_t ScratchBytes(const ConvGeometry& geometry, int num_threads) const = 0;
+  virtual void Run(const ConvGeometry& geometry, const float* input, float* output, void* scratch,
+                   ThreadPool* pool) const = 0;
+  // The path chosen, such as "bitplane_avx2".
+  virtual const char* kernel_name() const = 0;
+};
+
+// Check the values, and pack the weights for this machine. Sizes of the arrays are the caller's
+// responsibility; batch and map sizes of `geometry` are ignored.
+// Return null and say why in `error` where a value makes no sense.
+std::unique_ptr<ConvOperator> MakeBitplaneConv(const ConvGeometry& geometry,
+                                               const BitplaneWeights& weights, std::string* error);
+std::unique_ptr<ConvOperator> MakeCodebookConv(const ConvGeometry& geometry,
+                                               const CodebookWeights& weights, std::string* error);
+
+}  // namespace kerasq
+
+#endif  // KERASQ_CORE_OPERATORS_H_

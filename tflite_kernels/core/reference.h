@@ -1,0 +1,16 @@
+// The operators straight from their meaning: slow, scalar, and what the kernels are tested against.
+#ifndef KERASQ_CORE_REFERENCE_H_
+#define KERASQ_CORE_REFERENCE_H_
+
+#include "core/operators.h"
+
+namespace kerasq {
+
+void ReferenceBitplaneConv(const ConvGeometry& geometry, const BitplaneWeights& weights,
+                           const float* input, float* output);
+void ReferenceCodebookConv(const ConvGeometry& geometry, const CodebookWeights& weights,
+                           const float* input, float* output);
+
+}  // namespace kerasq
+
+#endif  // KERASQ_CORE_REFERENCE_H_
