@@ -327,7 +327,8 @@ def pad_with(attributes: ConvAttributes, x: tf.Tensor, value: tf.Tensor) -> tf.T
         top, bottom = same_padding(height, kernel_h, stride_h, dilation_h)
         left, right = same_padding(width, kernel_w, stride_w, dilation_w)
     sides = [[0, 0], [top, bottom], [left, right], [0, 0]]
-    return tf.pad(x - value, sides) + value
+    inside = tf.pad(tf.ones_like(x[..., :1]), sides)
+    return tf.pad(x, sides) + (1.0 - inside) * value
 
 
 def _activate(activation: str, y: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,144 @@
+"""What a quantized layer computes, whichever front end it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kerasq.export.larq_quantizers import represent_with
+from kerasq.export.operators import ConvAttributes
+from kerasq.keras import keras
+from kerasq.quantizers import Quantizer
+from kerasq.representations import Affine, BitPlanes, Codebook
+
+Representation = BitPlanes | Affine | Codebook
+
+
+@dataclasses.dataclass
+class LayerSpec:
+    """A layer with a quantized kernel, as the exporter sees it.
+
+    Attributes:
+        name: the layer's name.
+        method: the quantizer or codebook method, for people.
+        kernel: representation of the kernel: HWIO with a group's inputs, or (inputs, outputs).
+        geometry: of a convolution; None for a dense layer.
+        channels_out: output channels.
+        bias: float32 (Ct,), zeros where there is none.
+        activation: the layer's activation, a function of tensors.
+        input_quantizer: what quantizes the input, or None.
+        pad_value: 0 or 1.
+        k_map: the XNOR-Net scale map, a function of the input, or None.
+        output_quantizer: what quantizes the output (TFMOT's activation quantizer), or None.
+    """
+
+    name: str
+    method: str
+    kernel: Representation
+    geometry: ConvAttributes | None
+    channels_out: int
+    bias: np.ndarray
+    activation: Any
+    input_quantizer: Any = None
+    pad_value: int = 0
+    k_map: Any = None
+    output_quantizer: Any = None
+
+
+def describe(layer: Any) -> LayerSpec | None:
+    """Return what a layer with a quantized kernel computes; None for any other layer.
+
+    Raises:
+        ValueError: the layer is quantized in a way that the operators cannot store.
+    """
+    if hasattr(layer, "codebook") and callable(layer.codebook):
+        return _with_kernel(layer, "codebook", layer.codebook())
+    if isinstance(layer, keras.layers.Layer) and hasattr(layer, "quantize_config"):
+        return _tfmot(layer)
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not depthwise:
+        return None
+    quantizer = getattr(layer, "kernel_quantizer", None) or getattr(
+        layer, "depthwise_quantizer", None
+    )
+    if quantizer is None:
+        return None
+    kernel = kernel_of(layer)
+    spec = _with_kernel(layer, _method(quantizer), _represent(layer, quantizer, kernel))
+    spec.input_quantizer = getattr(layer, "input_quantizer", None)
+    spec.pad_value = int(getattr(layer, "pad_values", 0.0))
+    if getattr(layer, "use_k_map", False):
+        spec.k_map = layer.k_map
+    return spec
+
+
+def kernel_of(layer: Any) -> np.ndarray:
+    """Return the float kernel of a layer; a depthwise kernel as (kh, kw, channels, multiplier)."""
+    depthwise = getattr(layer, "depthwise_kernel", None)
+    return np.asarray(depthwise if depthwise is not None else layer.kernel, np.float32)
+
+
+def geometry_of(layer: Any) -> ConvAttributes | None:
+    """Return the geometry of a convolution, or None for a dense layer.
+
+    Raises:
+        ValueError: channels first, or a causal padding.
+    """
+    if isinstance(layer, keras.layers.Dense):
+        return None
+    if layer.data_format != "channels_last":
+        raise ValueError(
+            f"layer {layer.name!r} has data_format {layer.data_format!r}: the operators of kerasq "
+            "take channels last. Rebuild the model with data_format='channels_last'"
+        )
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    kernel = kernel_of(layer) if depthwise else None
+    return ConvAttributes(
+        kernel_size=tuple(layer.kernel_size),
+        channels_out=kernel.shape[2] * kernel.shape[3] if depthwise else layer.filters,
+        strides=tuple(layer.strides),
+        dilations=tuple(layer.dilation_rate),
+        padding=layer.padding.lower(),
+        groups=kernel.shape[2] if depthwise else layer.groups,
+    )
+
+
+def _with_kernel(layer: Any, method: str, kernel: Representation) -> LayerSpec:
+    geometry = geometry_of(layer)
+    channels = layer.units if geometry is None else geometry.channels_out
+    bias = np.asarray(layer.bias, np.float32) if layer.use_bias else np.zeros(channels, np.float32)
+    return LayerSpec(layer.name, method, kernel, geometry, channels, bias, layer.activation)
+
+
+def _represent(layer: Any, quantizer: Any, kernel: np.ndarray) -> Representation:
+    if not np.isfinite(kernel).all():
+        raise ValueError(
+            f"layer {layer.name!r} has {np.count_nonzero(~np.isfinite(kernel))} weights that are "
+            "NaN or infinite: the training diverged, or the weights were not loaded"
+        )
+    if isinstance(quantizer, Quantizer):
+        return quantizer.represent(kernel)
+    return represent_with(layer, quantizer, kernel)
+
+
+def _method(quantizer: Any) -> str:
+    return getattr(type(quantizer), "registered_name", type(quantizer).__name__)
+
+
+def _tfmot(wrapper: Any) -> LayerSpec | None:
+    """A TFMOT wrapper with a configuration of kerasq; others export as TFMOT made them."""
+    config = wrapper.quantize_config
+    weight = getattr(config, "weight", None)
+    if not isinstance(weight, Quantizer):
+        return None
+    layer = wrapper.layer
+    if not isinstance(
+        layer, keras.layers.Conv2D | keras.layers.Dense | keras.layers.DepthwiseConv2D
+    ):
+        return None
+    spec = _with_kernel(layer, _method(weight), _represent(layer, weight, kernel_of(layer)))
+    spec.name = wrapper.name
+    spec.output_quantizer = getattr(config, "activation", None)
+    return spec

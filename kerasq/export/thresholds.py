@@ -1,0 +1,123 @@
+"""Input quantizers as thresholds, found by bisecting the very function that was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kerasq.export.larq_quantizers import binary_levels
+from kerasq.quantizers import Quantizer
+from kerasq.representations import BitPlanes
+
+# Beyond this, batch normalization may overflow to NaN; a threshold further out is infinite.
+_FAR = np.float32(1e18)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputPlanes:
+    """The quantization of an operator's input.
+
+    ``code = #{j : direction · x ≥ thresholds[j]}``; bit i of ``level_bits[code]`` is plane i.
+
+    Attributes:
+        thresholds: float32 (channels or 1, levels − 1), ascending.
+        direction: float32 (channels or 1,), each +1 or −1.
+        level_bits: uint8 (2**planes,).
+        basis: float32 scales of the planes, and the offset where there is one.
+        planes: how many.
+    """
+
+    thresholds: np.ndarray
+    direction: np.ndarray
+    level_bits: np.ndarray
+    basis: np.ndarray
+    planes: int
+
+
+def levels_of(quantizer: Any) -> np.ndarray | None:
+    """Return the sorted output levels of an input quantizer of at most 3 bits, or None."""
+    if quantizer is None:
+        return None
+    if isinstance(quantizer, Quantizer):
+        return quantizer.levels()
+    return binary_levels(quantizer)
+
+
+def input_planes(
+    quantizer: Any, channels: int, before: Callable[[np.ndarray], np.ndarray] | None
+) -> InputPlanes | None:
+    """Turn an input quantizer, and what directly precedes it, into thresholds of bit planes.
+
+    Args:
+        quantizer: an input quantizer, monotone in each element.
+        channels: channels of the input.
+        before: a monotone function of each channel that is applied first (batch normalization),
+            of arrays (n, channels); None for the identity.
+
+    Returns:
+        The planes; None where the quantizer has no fixed grid of 2, 4 or 8 levels.
+    """
+    levels = levels_of(quantizer)
+    if levels is None or len(levels) not in (2, 4, 8):
+        return None
+    planes = _planes_of(quantizer, levels)
+    if planes is None:
+        return None
+
+    def function(x: np.ndarray) -> np.ndarray:
+        return np.asarray(quantizer(x if before is None else before(x)), np.float32)
+
+    columns = channels if before is not None else 1
+    thresholds, direction = _bisect(function, levels, columns)
+    bits = (planes.signs() > 0).astype(np.uint8)  # (planes, levels)
+    level_bits = (bits << np.arange(len(bits), dtype=np.uint8)[:, None]).sum(axis=0)
+    basis = planes.scales[:, 0]
+    if planes.offset is not None:
+        basis = np.append(basis, planes.offset)
+    return InputPlanes(
+        thresholds, direction, level_bits.astype(np.uint8), basis.astype(np.float32), len(bits)
+    )
+
+
+def _planes_of(quantizer: Any, levels: np.ndarray) -> BitPlanes | None:
+    if not isinstance(quantizer, Quantizer):
+        return BitPlanes.from_signs(levels[None], np.ones(1, np.float32))
+    planes = quantizer.represent(levels)
+    return planes if isinstance(planes, BitPlanes) else None
+
+
+def _bisect(
+    function: Callable[[np.ndarray], np.ndarray], levels: np.ndarray, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find, for each channel and level, the least float32 at which the function reaches it."""
+    ends = np.stack([np.full(channels, -_FAR), np.full(channels, _FAR)]).astype(np.float32)
+    low_value, high_value = function(ends)
+    direction = np.where(high_value < low_value, -1, 1).astype(np.float32)
+    wanted = levels[1:, None]  # a row of channels for each level above the lowest
+    low = np.broadcast_to(_ordinal(ends[0]), (len(wanted), channels)).copy()
+    high = np.broadcast_to(_ordinal(ends[1]), low.shape).copy()
+    while np.any(high - low > 1):
+        middle = low + (high - low) // 2
+        reached = function(direction * _from_ordinal(middle)) >= wanted
+        high = np.where(reached, middle, high)
+        low = np.where(reached, low, middle)
+    thresholds = _from_ordinal(high)
+    # A level that is reached everywhere, or nowhere.
+    at_low, at_high = function(direction * ends[0:1]), function(direction * ends[1:2])
+    thresholds = np.where(at_low >= wanted, -np.inf, thresholds)
+    thresholds = np.where(at_high < wanted, np.inf, thresholds)
+    return np.ascontiguousarray(thresholds.T, np.float32), direction
+
+
+def _ordinal(x: np.ndarray) -> np.ndarray:
+    """Map float32 to int64 so that neighbours differ by 1; both zeros are 0."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+def _from_ordinal(n: np.ndarray) -> np.ndarray:
+    bits = np.where(n < 0, (-n) | 0x80000000, n).astype(np.uint32)
+    return bits.view(np.float32)
