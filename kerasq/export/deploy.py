@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kerasq.export.describe import LayerSpec, describe
-from kerasq.export.packed import OutputTransform, PackedLayer, pack
+from kerasq.export.packed import FoldedLayer, OutputTransform, PackedLayer, pack
 from kerasq.export.thresholds import InputPlanes, input_planes, levels_of
 from kerasq.graph import Graph, graph_of
 from kerasq.keras import check_model, keras
@@ -43,7 +43,7 @@ def deploy(model: Any) -> Any:
         if layer.name in plan.packed:
             return plan.packed[layer.name]
         if layer.name in plan.folded:
-            return keras.layers.Activation("linear", name=layer.name)
+            return FoldedLayer(layer.name)
         if isinstance(layer, keras.Model):
             return deploy(layer)
         return type(layer).from_config(layer.get_config())

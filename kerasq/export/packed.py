@@ -84,6 +84,18 @@ class PackedLayer(keras.layers.Layer):
         )
 
 
+class FoldedLayer(keras.layers.Layer):
+    """A layer that a packed neighbour computes: it passes on what it gets."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, trainable=False, dtype="float32")
+        self.supports_masking = True
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """Return the inputs; the arguments are those of a BatchNormalization."""
+        return inputs
+
+
 def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform) -> PackedLayer:
     """Choose the operator for a layer and pack its constants.
 

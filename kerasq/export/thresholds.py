@@ -12,8 +12,10 @@ from kerasq.export.larq_quantizers import binary_levels
 from kerasq.quantizers import Quantizer
 from kerasq.representations import BitPlanes
 
-# Beyond this, batch normalization may overflow to NaN; a threshold further out is infinite.
+# Beyond this, batch normalization may overflow to NaN: a threshold further out is never reached.
 _FAR = np.float32(1e18)
+# The converter replaces infinite constants by the largest float: we do so ourselves.
+_NEVER = np.finfo(np.float32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +107,12 @@ def _bisect(
         high = np.where(reached, middle, high)
         low = np.where(reached, low, middle)
     thresholds = _from_ordinal(high)
+    # TensorFlow's arithmetic takes denormal numbers for zero.
+    thresholds = np.where(np.abs(thresholds) <= np.finfo(np.float32).tiny, 0.0, thresholds)
     # A level that is reached everywhere, or nowhere.
     at_low, at_high = function(direction * ends[0:1]), function(direction * ends[1:2])
-    thresholds = np.where(at_low >= wanted, -np.inf, thresholds)
-    thresholds = np.where(at_high < wanted, np.inf, thresholds)
+    thresholds = np.where(at_low >= wanted, -_NEVER, thresholds)
+    thresholds = np.where(at_high < wanted, _NEVER, thresholds)
     return np.ascontiguousarray(thresholds.T, np.float32), direction
 
 
