@@ -1,0 +1,61 @@
+# `make demo` and `make test` need Python >= 3.10, a C++ compiler, cmake and make; the rest is set up
+# in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+KERNELS := $(shell find tflite_kernels -name '*.cc' -o -name '*.h' -o -name 'CMake*')
+DEMO_ARGS ?=
+BUILD_JOBS := $(shell nproc)
+
+.PHONY: setup demo test test-fast test-kernels lint format bench test-arm64 clean
+
+setup: $(INSTALLED)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# An editable install: Python sources are used in place, the kernels compiled into the package.
+$(INSTALLED): setup.cfg setup.py pyproject.toml $(KERNELS) | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+demo: setup
+	$(BIN)/kerasq demo $(DEMO_ARGS)
+
+test: setup test-kernels
+	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2
+	KERASQ_TEST_KERAS=3 $(BIN)/python -m pytest -q -n 2
+
+test-fast: setup
+	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -m 'not slow'
+
+# The C++ tests need GoogleTest (Debian: libgtest-dev); without it make says so and goes on.
+test-kernels:
+	@if [ -f /usr/include/gtest/gtest.h ] || [ -d /usr/src/googletest ]; then \
+	  cmake -S tflite_kernels --preset host >/dev/null && \
+	  cmake --build build/host --parallel $(BUILD_JOBS) && \
+	  ctest --test-dir build/host --output-on-failure --no-tests=error; \
+	else \
+	  echo "C++ tests of the kernels not run: GoogleTest is missing (Debian: libgtest-dev)"; \
+	fi
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find tflite_kernels -name '*.cc' -o -name '*.h' | xargs clang-format-14 --dry-run --Werror
+	shellcheck .ci/run scripts/*.sh
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find tflite_kernels -name '*.cc' -o -name '*.h' | xargs clang-format-14 -i
+
+bench: setup
+	$(BIN)/python -m kerasq.benchmark.kernels
+
+test-arm64: setup
+	PYTHON=$(BIN)/python scripts/test_arm64.sh
+
+clean:
+	rm -rf build $(VENV) *.egg-info kerasq/runtime/*.so

@@ -1,0 +1,80 @@
+"""Every order of imports, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_REPORT = """
+import kerasq
+from kerasq.keras import keras
+import tensorflow as tf
+same = tf.keras.layers.Layer is keras.layers.Layer
+print(kerasq.keras_version(), keras.__version__.split(".")[0], same)
+"""
+
+
+def run(code, **environment):
+    clean = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def report(before, **environment):
+    done = run(before + "\n" + _REPORT, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "version"),
+    [
+        ("import kerasq", {}, "2"),
+        ("import kerasq; import tensorflow", {}, "2"),
+        ("import kerasq; import larq", {}, "2"),
+        ("import kerasq.layers; import keras", {}, "2"),
+        ("import tensorflow", {}, "3"),
+        ("import tensorflow as tf; tf.keras.layers.Layer", {}, "3"),
+        ("import keras", {}, "3"),
+        ("import tf_keras", {}, "2"),
+        ("import tensorflow_model_optimization", {}, "2"),
+        ("import tensorflow", {"TF_USE_LEGACY_KERAS": "1"}, "2"),
+        ("import larq", {"TF_USE_LEGACY_KERAS": "1"}, "2"),
+        ("", {"TF_USE_LEGACY_KERAS": "0"}, "3"),
+        ("import tf_keras", {"TF_USE_LEGACY_KERAS": "True"}, "2"),
+    ],
+)
+def test_an_active_keras_is_followed_and_keras_2_selected_otherwise(before, environment, version):
+    assert report(before, **environment) == [version, version, "True"]
+
+
+@pytest.mark.parametrize("order", ["import tensorflow; import kerasq", "import keras, kerasq"])
+def test_tfmot_under_keras_3_says_what_to_type(order):
+    done = run(order + "; import kerasq.tfmot")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError")
+    assert "TF_USE_LEGACY_KERAS=1" in last
+
+
+def test_another_backend_of_keras_3_is_refused():
+    other = "import keras; keras.backend.backend = lambda: 'jax'"
+    done = run(other + "; from kerasq.keras import keras")
+    assert done.returncode == 1
+    assert "KERAS_BACKEND=tensorflow" in done.stderr
+
+
+def test_importing_kerasq_is_quick_and_imports_no_tensorflow():
+    done = run("import sys, kerasq; print('tensorflow' in sys.modules)")
+    assert done.stdout.strip() == "False"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    done = run("import kerasq; kerasq.nothing")
+    assert "module 'kerasq' has no attribute 'nothing'" in done.stderr
