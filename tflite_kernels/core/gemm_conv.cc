@@ -52,11 +52,6 @@ void FindPixels(const ConvGeometry& g, const float* input, int64_t first, int fi
 
 }  // namespace
 
-float OutputTransform::Apply(float sum, int channel) const {
-  const float scaled = Broadcast(multiplier, multiplier_size, channel) * sum;
-  return Activate(activation, scaled + Broadcast(bias, bias_size, channel));
-}
-
 int PanelDepth(const ConvGeometry& g, int multiple) {
   const int depth = std::max(1, kPanelRows / g.taps()) / multiple * multiple;
   return std::min(std::max(depth, multiple), CeilDiv(g.group_in(), multiple) * multiple);

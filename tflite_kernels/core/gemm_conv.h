@@ -6,6 +6,7 @@
 
 #include "core/kernels.h"
 #include "core/operators.h"
+#include "core/output_transform.h"
 
 namespace kerasq {
 
@@ -13,16 +14,6 @@ namespace kerasq {
 // for the input channels begin .. end - 1 of the group:
 // panel[(tap * (end - begin) + i) * 16 + l]. Lanes from `count` on are zero.
 using DecodePanel = std::function<void(int first, int count, int begin, int end, float* panel)>;
-
-// What becomes of a sum: y = act(multiplier[c] sum + bias[c]).
-struct OutputTransform {
-  const float* multiplier;
-  int multiplier_size;
-  const float* bias;
-  int bias_size;
-  Activation activation;
-  float Apply(float sum, int channel) const;
-};
 
 // Input channels a panel holds; a multiple of `multiple`.
 int PanelDepth(const ConvGeometry& geometry, int multiple);

@@ -8,8 +8,23 @@ namespace kerasq {
 
 constexpr int kPanelChannels = 16;    // output channels of a weight panel
 constexpr int kGemmRows = 6;          // output positions of a GEMM tile
-constexpr int kLookupPositions = 64;  // output positions of a look-up tile
+constexpr int kLookUpChannels = 8;    // output channels whose indices lie together
+constexpr int kMaxLookUpVectors = 8;  // of 8 output positions: the widest look-up tile
 constexpr int kWordAlign = 4;         // rows of 64-bit words are multiples of this
+
+// What one call of look_up walks over. For each of `subspaces` sub-spaces, the table has a row of
+// `row` floats for every codeword; tap t reads it from tap_offsets[t] on.
+struct LookUpBlock {
+  const float* table;
+  int64_t row, subspace_pitch;
+  int subspaces, taps;
+  const int* tap_offsets;
+  const uint8_t* indices;  // [subspaces][taps][8], for each block of 8 channels
+  int64_t index_pitch;     // from one block of channels to the next
+  int channel_blocks;
+  float* sums;  // [channel_blocks * 8][vectors * 8]
+  int vectors;  // 1 .. kMaxLookUpVectors
+};
 
 struct Kernels {
   const char* isa;
@@ -34,15 +49,13 @@ struct Kernels {
   void (*decode_planes_x16)(const uint16_t* masks, int64_t mask_stride, int planes,
                             const float* scales, const float* offset, int n, float* panel);
 
-  // table[k * stride + i] = sum_j codewords[k * length + j] * rows[j * stride + i]
-  // for k < size, i < pixels; pixels is a multiple of 8.
-  void (*build_table)(const float* codewords, int size, int length, const float* rows,
-                      int64_t stride, int64_t pixels, float* table);
+  // table[k * row + i] = sum_{j < length} codewords[k * subvector + j] * rows[j * row + i]
+  // for k < size, i < row; row is a multiple of 8.
+  void (*build_table)(const float* codewords, int size, int subvector, int length,
+                      const float* rows, int64_t row, float* table);
 
-  // sums[c * sums_stride + i] += sum_t taps[t][indices[c * num_taps + t] * stride + i]
-  // for c < channels, i < kLookupPositions.
-  void (*look_up_x64)(const float* const* taps, int num_taps, int64_t stride,
-                      const uint8_t* indices, int channels, float* sums, int64_t sums_stride);
+  // sums[c][i] += sum_{m,t} table[m * subspace_pitch + index[c][m][t] * row + tap_offsets[t] + i]
+  void (*look_up)(const LookUpBlock& block);
 };
 
 // The best set for this machine, or the one named by KERASQ_ISA (scalar, avx2, neon) where the

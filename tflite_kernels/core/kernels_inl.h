@@ -93,44 +93,102 @@ void DecodePlanesX16(const uint16_t* masks, int64_t mask_stride, int planes, con
   }
 }
 
-// for every 4 codewords, 16 pixels:  acc = sum_j codeword[j] * row[j]
-void BuildTable(const float* codewords, int size, int length, const float* rows, int64_t stride,
-                int64_t pixels, float* table) {
-  for (int64_t i = 0; i < pixels; i += 8) {
-    int k = 0;
-    for (; k + 4 <= size; k += 4) {
-      Floats acc[4] = {Fill(0), Fill(0), Fill(0), Fill(0)};
-      for (int j = 0; j < length; ++j) {
-        const Floats x = Load(rows + j * stride + i);
-        for (int q = 0; q < 4; ++q) {
-          acc[q] = MulAdd(Fill(codewords[(k + q) * length + j]), x, acc[q]);
+// acc[codewords][vectors] in registers;  for each j:  acc[k] += codeword[k][j] * row[j]
+template <int kCodewords, int kVectors>
+inline void TableBlock(const float* codewords, int subvector, int length, const float* rows,
+                       int64_t row, float* table) {
+  Floats acc[kCodewords][kVectors];
+  for (int k = 0; k < kCodewords; ++k) {
+    for (int v = 0; v < kVectors; ++v) acc[k][v] = Fill(0.0f);
+  }
+  for (int j = 0; j < length; ++j) {
+    Floats x[kVectors];
+    for (int v = 0; v < kVectors; ++v) x[v] = Load(rows + j * row + 8 * v);
+    for (int k = 0; k < kCodewords; ++k) {
+      const Floats codeword = Fill(codewords[k * subvector + j]);
+      for (int v = 0; v < kVectors; ++v) acc[k][v] = MulAdd(codeword, x[v], acc[k][v]);
+    }
+  }
+  for (int k = 0; k < kCodewords; ++k) {
+    for (int v = 0; v < kVectors; ++v) Store(table + k * row + 8 * v, acc[k][v]);
+  }
+}
+
+template <int kVectors>
+inline void TableColumns(const float* codewords, int size, int subvector, int length,
+                         const float* rows, int64_t row, float* table) {
+  int k = 0;
+  for (; k + 4 <= size; k += 4) {
+    TableBlock<4, kVectors>(codewords + k * subvector, subvector, length, rows, row,
+                            table + k * row);
+  }
+  for (; k < size; ++k) {
+    TableBlock<1, kVectors>(codewords + k * subvector, subvector, length, rows, row,
+                            table + k * row);
+  }
+}
+
+void BuildTable(const float* codewords, int size, int subvector, int length, const float* rows,
+                int64_t row, float* table) {
+  int64_t i = 0;
+  for (; i + 16 <= row; i += 16) {
+    TableColumns<2>(codewords, size, subvector, length, rows + i, row, table + i);
+  }
+  if (i < row) TableColumns<1>(codewords, size, subvector, length, rows + i, row, table + i);
+}
+
+// acc[channels][vectors] in registers;  for each sub-space m, tap t:
+//   acc[c] += table[m][index[m][t][c]] from tap_offsets[t] on
+template <int kChannels, int kVectors>
+void LookUp(const LookUpBlock& block) {
+  const int64_t row = block.row;
+  float* sums = block.sums;
+  for (int b = 0; b < block.channel_blocks; ++b) {
+    for (int first = 0; first < kLookUpChannels; first += kChannels) {
+      const uint8_t* index = block.indices + b * block.index_pitch + first;
+      Floats acc[kChannels][kVectors];
+      for (int c = 0; c < kChannels; ++c) {
+        for (int v = 0; v < kVectors; ++v) acc[c][v] = Load(sums + (c * kVectors + v) * 8);
+      }
+      const float* table = block.table;
+      for (int m = 0; m < block.subspaces; ++m, table += block.subspace_pitch) {
+        for (int t = 0; t < block.taps; ++t, index += kLookUpChannels) {
+          const float* shifted = table + block.tap_offsets[t];
+          for (int c = 0; c < kChannels; ++c) {
+            const float* entry = shifted + index[c] * row;
+            for (int v = 0; v < kVectors; ++v) acc[c][v] = Add(acc[c][v], Load(entry + 8 * v));
+          }
         }
       }
-      for (int q = 0; q < 4; ++q) Store(table + (k + q) * stride + i, acc[q]);
-    }
-    for (; k < size; ++k) {
-      Floats acc = Fill(0);
-      for (int j = 0; j < length; ++j) {
-        acc = MulAdd(Fill(codewords[k * length + j]), Load(rows + j * stride + i), acc);
+      for (int c = 0; c < kChannels; ++c) {
+        for (int v = 0; v < kVectors; ++v) Store(sums + (c * kVectors + v) * 8, acc[c][v]);
       }
-      Store(table + k * stride + i, acc);
+      sums += kChannels * kVectors * 8;
     }
   }
 }
 
-// for every channel:  64 sums stay in registers while every tap adds its row of the table
-void LookUpX64(const float* const* taps, int num_taps, int64_t stride, const uint8_t* indices,
-               int channels, float* sums, int64_t sums_stride) {
-  for (int c = 0; c < channels; ++c, sums += sums_stride, indices += num_taps) {
-    Floats acc[8];
-    for (int v = 0; v < 8; ++v) acc[v] = Load(sums + 8 * v);
-    for (int t = 0; t < num_taps; ++t) {
-      const float* row = taps[t] + indices[t] * stride;
-      for (int v = 0; v < 8; ++v) acc[v] = Add(acc[v], Load(row + 8 * v));
-    }
-    for (int v = 0; v < 8; ++v) Store(sums + 8 * v, acc[v]);
+// Enough sums in flight to hide the latency of an addition, few enough for the registers.
+void LookUpAny(const LookUpBlock& block) {
+  switch (block.vectors) {
+    case 1:
+      return LookUp<8, 1>(block);
+    case 2:
+      return LookUp<4, 2>(block);
+    case 3:
+      return LookUp<4, 3>(block);
+    case 4:
+      return LookUp<2, 4>(block);
+    case 5:
+      return LookUp<2, 5>(block);
+    case 6:
+      return LookUp<2, 6>(block);
+    case 7:
+      return LookUp<1, 7>(block);
+    default:
+      return LookUp<1, 8>(block);
   }
 }
 
 constexpr Kernels kKernels = {KERASQ_ISA_NAME, PackSigns,  XorPopcount, Gemm6x16,
-                              DecodePlanesX16, BuildTable, LookUpX64};
+                              DecodePlanesX16, BuildTable, LookUpAny};
