@@ -8,14 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from kerasq.keras import keras_version  # selects the Keras now, before TensorFlow is imported
+from kerasq.keras import keras_version  # selects the Keras, before TensorFlow is imported
+from kerasq import layers, quantizers  # isort: skip - so that saved models load
 
 __version__ = "0.1.0"
 
-_MODULES = frozenset(
-    {"benchmark", "codebooks", "export", "layers", "quantizers", "representations"}
-    | {"runtime", "tfmot"}
-)
+_MODULES = frozenset({"benchmark", "codebooks", "export", "representations", "runtime", "tfmot"})
 _NAMES = {
     "convert": "kerasq.export",
     "summary": "kerasq.export",
@@ -24,11 +22,18 @@ _NAMES = {
     "Interpreter": "kerasq.runtime",
 }
 
-__all__ = ["__version__", "keras_version", *sorted(_MODULES), *sorted(_NAMES)]
+__all__ = [
+    "__version__",
+    "keras_version",
+    "layers",
+    "quantizers",
+    *sorted(_MODULES),
+    *sorted(_NAMES),
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the runtime alone then needs no Keras, the tools no larq."""
+    """Import on first use what not every program needs."""
     if name in _MODULES:
         return importlib.import_module(f"kerasq.{name}")
     if name in _NAMES:

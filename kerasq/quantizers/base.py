@@ -17,7 +17,7 @@ Representation = BitPlanes | Affine | Codebook
 class Quantizer(keras.layers.Layer):
     """Base class of the quantizers.
 
-    A subclass states ``precision`` (bits per value), implements :meth:`quantize` (forward value
+    A subclass states ``precision`` (bits per value), implements :meth:`forward` (the value
     and the paper's gradient, float32) and :meth:`pack` (the stored form of the same value).
     A method with learned or averaged state adds it in ``build``, as any Keras layer; one that
     updates averages in training overrides ``call(inputs, training=None)``.
@@ -29,6 +29,7 @@ class Quantizer(keras.layers.Layer):
     """
 
     precision: int = 32
+    method: str = "quantizer"
 
     def __init__(self, *, channel_axes: Sequence[int] = (), **kwargs: Any) -> None:
         # Under mixed_float16 a layer's inputs and variables turn to float16 before `call`; a
@@ -40,12 +41,12 @@ class Quantizer(keras.layers.Layer):
     def call(self, inputs: Any) -> tf.Tensor:
         """Return the quantized values in the dtype of ``inputs`` (float32 for integers)."""
         x = tf.convert_to_tensor(inputs)
-        quantized = self.quantize(tf.cast(x, tf.float32))
+        quantized = self.forward(tf.cast(x, tf.float32))
         return tf.cast(quantized, x.dtype) if x.dtype.is_floating else quantized
 
-    def quantize(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return the quantized float32 ``x``, with the method's gradient."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement quantize(x)")
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward(x)")
 
     def represent(self, w: Any) -> Representation:
         """Return the packed form of ``q(w)``: ``represent(w).decode() == q(w)`` in float32.
@@ -58,11 +59,11 @@ class Quantizer(keras.layers.Layer):
         """
         values = np.asarray(w, dtype=np.float32)
         if values.size == 0:
-            raise ValueError(f"quantizer {self.name!r} cannot represent an empty tensor")
+            raise ValueError(f"{self.method} cannot represent an empty tensor")
         if not np.isfinite(values).all():
             bad = int(values.size - np.isfinite(values).sum())
             raise ValueError(
-                f"quantizer {self.name!r} cannot represent {bad} NaN or infinite values (of "
+                f"{self.method} cannot represent {bad} NaN or infinite values (of "
                 f"{values.size}): the training diverged, or the weights were not loaded"
             )
         return self.pack(tf.constant(values))
@@ -91,6 +92,11 @@ class Quantizer(keras.layers.Layer):
             "trainable": config["trainable"],
             "channel_axes": list(self.channel_axes),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Quantizer:
+        """Return a quantizer made of its config; Keras 3 would hide what is wrong with it."""
+        return cls(**config)
 
 
 def reduced_axes(rank: int, channel_axes: Sequence[int]) -> list[int]:

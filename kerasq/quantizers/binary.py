@@ -63,7 +63,7 @@ class BNNSign(Quantizer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def quantize(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return the sign of ``x``."""
         return ste_sign(x)
 
@@ -157,16 +157,14 @@ class BWN(Quantizer):
             raise ValueError(f"bwn: gradient must be one of {BWN_GRADIENTS}, got {gradient!r}")
         self.gradient = gradient
 
-    def quantize(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return ``alpha * sgn(x)``."""
         return bwn(x, self.channel_axes, self.gradient)
 
     def pack(self, w: tf.Tensor) -> BitPlanes:
         """Return one plane with the scales alpha."""
         scales = plane_scales(bwn_scale(w, self.channel_axes), 1, self.channel_axes)
-        return BitPlanes.from_signs(
-            sign(w).numpy()[None], scales, channel_axes=self.channel_axes
-        )
+        return BitPlanes.from_signs(sign(w).numpy()[None], scales, channel_axes=self.channel_axes)
 
     def kernel_constraint(self) -> keras.constraints.Constraint:
         """Return the clip of latent weights to [-1, 1]."""

@@ -21,9 +21,7 @@ def _best_threshold(magnitude: tf.Tensor, channel_axes: Sequence[int]) -> tf.Ten
     count = group_size(magnitude, axes)
     rows = tf.reshape(tf.transpose(magnitude, [*kept, *axes]), [-1, count])
     ordered = tf.sort(rows, axis=1, direction="DESCENDING")
-    score = tf.cumsum(ordered, axis=1) ** 2 * tf.constant(
-        1.0 / np.arange(1, count + 1), tf.float32
-    )
+    score = tf.cumsum(ordered, axis=1) ** 2 * tf.constant(1.0 / np.arange(1, count + 1), tf.float32)
     best = tf.gather(ordered, tf.argmax(score, axis=1), batch_dims=1)
     return tf.reshape(best, [magnitude.shape[a] if a in kept else 1 for a in range(rank)])
 
@@ -96,7 +94,7 @@ class TWN(Quantizer):
         super().__init__(channel_axes=channel_axes, **kwargs)
         self.exact = bool(exact)
 
-    def quantize(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return ``alpha * t``."""
         return twn(x, self.channel_axes, self.exact)
 

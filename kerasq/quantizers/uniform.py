@@ -91,7 +91,7 @@ class DoReFaWeights(Quantizer):
         self.differentiate_max = bool(differentiate_max)
         self.precision = self.bits
 
-    def quantize(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return ``x`` on the grid."""
         return dorefa_weights(x, self.bits, self.differentiate_max)
 
@@ -135,7 +135,7 @@ def dorefa_activations(x: tf.Tensor, bits: int) -> tf.Tensor:
     def quantize(x: tf.Tensor) -> tf.Tensor:
         codes = dorefa_activation_codes(x, bits)
         if bits <= 3:
-            # The planes' sums are off code / (2^bits - 1) by a rounding: the table has their values.
+            # A sum of planes is a rounding off code / (2^bits - 1): the table has the sums.
             table = tf.constant(_dorefa_planes(np.arange(2**bits), bits).decode())
             quantized = tf.gather(table, tf.cast(codes, tf.int32))
         else:
@@ -180,7 +180,7 @@ class DoReFaActivations(Quantizer):
         self.bits = check_bits(bits, 1, 8, "dorefa_activations")
         self.precision = self.bits
 
-    def quantize(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return ``x`` on the grid."""
         return dorefa_activations(x, self.bits)
 

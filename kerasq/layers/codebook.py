@@ -1,0 +1,292 @@
+"""Convolution and dense layer whose kernel is made of codewords."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerasq.keras import keras, register
+from kerasq.representations import Codebook
+
+MAX_CODEWORDS = 256
+_DTYPES = ("float32", "float16")
+_GRADIENTS = ("sum", "mean")
+
+
+class CodebookLayer:
+    """Mixed into a Keras layer: codewords and assignments in place of its kernel."""
+
+    def _set_codebook(
+        self, subvector: int, codewords: int, codebook_dtype: str, gradient: str, shared: bool
+    ) -> None:
+        owner = f"{type(self).__name__} {self.name!r}"
+        if subvector < 1:
+            raise ValueError(f"{owner}: subvector must be at least 1, got {subvector}")
+        if not 1 <= codewords <= MAX_CODEWORDS:
+            raise ValueError(f"{owner}: codewords must be 1 to {MAX_CODEWORDS}, got {codewords}")
+        if codebook_dtype not in _DTYPES:
+            raise ValueError(f"{owner}: codebook_dtype is one of {_DTYPES}, got {codebook_dtype!r}")
+        if gradient not in _GRADIENTS:
+            raise ValueError(f"{owner}: gradient is one of {_GRADIENTS}, got {gradient!r}")
+        self.subvector, self.codewords_per_codebook = int(subvector), int(codewords)
+        self.codebook_dtype, self.gradient, self.shared = codebook_dtype, gradient, bool(shared)
+
+    def _build_codebook(self, kernel_shape: tuple[int, ...], outputs: int) -> None:
+        """Add the weights: codewords (M or 1, K, d), assignments (..., M, Ct) and the bias."""
+        self.kernel_shape = tuple(int(size) for size in kernel_shape)
+        spaces = -(-self.kernel_shape[-2] // self.subvector)
+        taps = math.prod(self.kernel_shape[:-2])
+        limit = math.sqrt(6 / (taps * (self.kernel_shape[-2] + self.kernel_shape[-1])))
+        self.codewords = self.add_weight(
+            name="codewords",
+            shape=(1 if self.shared else spaces, self.codewords_per_codebook, self.subvector),
+            initializer=keras.initializers.RandomUniform(-limit, limit),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            trainable=True,
+            autocast=False,
+        )
+        self.assignments = self.add_weight(
+            name="assignments",
+            shape=(*self.kernel_shape[:-2], spaces, self.kernel_shape[-1]),
+            dtype="uint8",
+            initializer=self._random_assignments,
+            trainable=False,
+            autocast=False,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(outputs,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                trainable=True,
+            )
+        self.built = True
+
+    def _random_assignments(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+        drawn = tf.random.uniform(shape, 0, self.codewords_per_codebook, tf.int32)
+        return tf.cast(drawn, "uint8")
+
+    @property
+    def kernel(self) -> tf.Tensor:
+        """The decoded kernel, in the layer's compute dtype."""
+        if not self.built:
+            raise AttributeError(f"build layer {self.name!r} before reading its kernel")
+        codewords = _shipped(
+            tf.convert_to_tensor(self.codewords),
+            tf.convert_to_tensor(self.assignments),
+            self.codebook_dtype,
+            self.gradient,
+        )
+        kernel = decode(codewords, self.assignments, self.kernel_shape)
+        return tf.cast(kernel, self.compute_dtype)
+
+    def codebook(self) -> Codebook:
+        """Return the kernel as it is shipped: ``codebook().decode()`` is ``kernel`` in float32."""
+        codewords = np.asarray(tf.convert_to_tensor(self.codewords)).astype(self.codebook_dtype)
+        assignments = np.asarray(tf.convert_to_tensor(self.assignments))
+        return Codebook.from_assignments(codewords, assignments, self.kernel_shape)
+
+    def set_codebook(self, codewords: np.ndarray, assignments: np.ndarray) -> None:
+        """Assign codewords (M or 1, K, d) and assignments (..., M, Ct)."""
+        self.codewords.assign(np.asarray(codewords, np.float32))
+        self.assignments.assign(np.asarray(assignments, np.uint8))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save by name: the layers of Keras 3 know only their own kernel."""
+        for name, variable in self._own_variables().items():
+            store[name] = np.asarray(tf.convert_to_tensor(variable))
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved."""
+        variables = self._own_variables()
+        if set(store.keys()) != set(variables):
+            raise ValueError(
+                f"layer {self.name!r} has the weights {sorted(variables)}, but the file has "
+                f"{sorted(store.keys())}: load it into a model of the same configuration"
+            )
+        for name, variable in variables.items():
+            variable.assign(np.asarray(store[name]))
+
+    def _own_variables(self) -> dict[str, Any]:
+        if not self.built:
+            return {}
+        own = {"codewords": self.codewords, "assignments": self.assignments}
+        return own if self.bias is None else {**own, "bias": self.bias}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "subvector": self.subvector,
+            "codewords": self.codewords_per_codebook,
+            "codebook_dtype": self.codebook_dtype,
+            "gradient": self.gradient,
+            "shared": self.shared,
+        }
+
+
+def decode(codewords: tf.Tensor, assignments: Any, shape: tuple[int, ...]) -> tf.Tensor:
+    """Return the kernel ``W[p, m·d + j, c] = codewords[m, assignments[p, m, c], j]``."""
+    books, size, length = codewords.shape
+    spaces = -(-shape[-2] // length)
+    index = tf.cast(tf.convert_to_tensor(assignments), tf.int32)
+    if books > 1:
+        index += tf.range(spaces)[:, None] * size
+    vectors = tf.gather(tf.reshape(codewords, (books * size, length)), index)  # (..., M, Ct, d)
+    kernel = tf.linalg.matrix_transpose(vectors)
+    kernel = tf.reshape(kernel, (*shape[:-2], spaces * length, shape[-1]))
+    return kernel[..., : shape[-2], :]
+
+
+def _shipped(codewords: tf.Tensor, assignments: tf.Tensor, dtype: str, gradient: str) -> tf.Tensor:
+    """Round the codewords to the type they are shipped in; the gradient goes straight through."""
+
+    @tf.custom_gradient
+    def rounded(values: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def backward(upstream: tf.Tensor) -> tf.Tensor:
+            if gradient == "sum":
+                return upstream
+            return upstream / _members(assignments, *values.shape[:2])[:, :, None]
+
+        return tf.cast(tf.cast(values, dtype), values.dtype), backward
+
+    return rounded(codewords)
+
+
+def _members(assignments: tf.Tensor, books: int, size: int) -> tf.Tensor:
+    """Count how often each codeword is used, at least 1: float32 (books, K)."""
+    axes = [*range(assignments.shape.rank - 2), assignments.shape.rank - 1]
+    hits = tf.equal(assignments[..., None], tf.cast(tf.range(size), assignments.dtype))
+    counts = tf.reduce_sum(tf.cast(hits, tf.float32), axes)  # (M, K)
+    if books == 1:
+        counts = tf.reduce_sum(counts, 0, keepdims=True)
+    return tf.maximum(counts, 1.0)
+
+
+@register
+class CodebookConv2D(CodebookLayer, keras.layers.Conv2D):
+    r"""Two-dimensional convolution whose kernel is made of codewords.
+
+    Forward: ``W[p, m·d + j, c] = D[m, B[p, m, c], j]`` with D rounded to ``codebook_dtype``, then
+    ``y = activation(conv(x, W) + bias)``.
+
+    Gradient: ``∂L/∂D[m, k] = Σ_{(p, c): B[p, m, c] = k} ∂L/∂W[p, m·d : m·d + d, c]``, or that over
+    the number of terms (``gradient="mean"``); straight through the rounding. B is not trained.
+
+    Weights: ``codewords`` D, (M or 1, K, d), trainable; ``assignments`` B, uint8 (kh, kw, M,
+    filters), not trainable; ``bias``. M = ceil(input channels / groups / d); where d does not
+    divide, the last entries of the last sub-space's codewords are not used.
+
+    Untrained codewords are uniform in the Glorot limit of the decoded kernel, untrained
+    assignments uniform.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: one or two sizes.
+        strides: one or two steps.
+        subvector: d, consecutive input channels in a sub-vector.
+        codewords: K, codewords in a codebook, 1 to 256.
+        codebook_dtype: "float32" or "float16", the type codewords are shipped in.
+        gradient: "sum" or "mean" over the members of a codeword.
+        shared: one codebook for all sub-spaces.
+        **kwargs: as for ``keras.layers.Conv2D``; kernel_regularizer and kernel_constraint apply to
+            the codewords, kernel_initializer is not used.
+
+    Raises:
+        ValueError: a setting out of range.
+
+    Reference: Wu et al., Quantized Convolutional Neural Networks for Mobile Devices,
+    arXiv:1512.06473
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        *,
+        subvector: int = 8,
+        codewords: int = 16,
+        codebook_dtype: str = "float32",
+        gradient: str = "sum",
+        shared: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, **kwargs)
+        self._set_codebook(subvector, codewords, codebook_dtype, gradient, shared)
+
+    def build(self, input_shape: Any) -> None:
+        """Add codewords, assignments and bias."""
+        axis = -1 if self.data_format == "channels_last" else 1
+        channels = input_shape[axis]
+        if channels is None or channels % self.groups:
+            raise ValueError(
+                f"layer {self.name!r}: {channels} input channels cannot be split into "
+                f"{self.groups} groups"
+            )
+        self.compute_output_shape(input_shape)  # raises where the kernel is larger than the input
+        self.input_spec = keras.layers.InputSpec(min_ndim=4, axes={axis: channels})
+        shape = (*self.kernel_size, channels // self.groups, self.filters)
+        self._build_codebook(shape, self.filters)
+
+
+@register
+class CodebookDense(CodebookLayer, keras.layers.Dense):
+    r"""Dense layer whose kernel is made of codewords.
+
+    Forward: ``W[m·d + j, c] = D[m, B[m, c], j]`` with D rounded to ``codebook_dtype``, then
+    ``y = activation(x @ W + bias)`` over the last axis of x.
+
+    Gradient: ``∂L/∂D[m, k] = Σ_{c: B[m, c] = k} ∂L/∂W[m·d : m·d + d, c]``, or that over the number
+    of terms (``gradient="mean"``); straight through the rounding. B is not trained.
+
+    Weights: ``codewords`` D, (M or 1, K, d), trainable; ``assignments`` B, uint8 (M, units), not
+    trainable; ``bias``. M = ceil(inputs / d); where d does not divide, the last entries of the last
+    sub-space's codewords are not used.
+
+    Args:
+        units: number of outputs.
+        subvector: d, consecutive inputs in a sub-vector.
+        codewords: K, codewords in a codebook, 1 to 256.
+        codebook_dtype: "float32" or "float16", the type codewords are shipped in.
+        gradient: "sum" or "mean" over the members of a codeword.
+        shared: one codebook for all sub-spaces.
+        **kwargs: as for ``keras.layers.Dense``; kernel_regularizer and kernel_constraint apply to
+            the codewords, kernel_initializer is not used.
+
+    Raises:
+        ValueError: a setting out of range.
+
+    Reference: Wu et al., Quantized Convolutional Neural Networks for Mobile Devices,
+    arXiv:1512.06473
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        subvector: int = 8,
+        codewords: int = 16,
+        codebook_dtype: str = "float32",
+        gradient: str = "sum",
+        shared: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(units, **kwargs)
+        self._set_codebook(subvector, codewords, codebook_dtype, gradient, shared)
+
+    def build(self, input_shape: Any) -> None:
+        """Add codewords, assignments and bias."""
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"layer {self.name!r}: the last axis of its input must be known")
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: channels})
+        self._build_codebook((channels, self.units), self.units)

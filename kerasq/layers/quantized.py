@@ -1,0 +1,310 @@
+"""Convolutions and dense layers whose inputs and kernels are quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from kerasq.keras import keras, keras_version
+from kerasq.quantizers import (
+    Quantizer,
+    check_target,
+    clone,
+    clone_for_depthwise,
+    get,
+    serialize,
+)
+
+FROM_QUANTIZER = "quantizer"
+
+# Under the qualified name only: the bare names of these classes are larq's, in saved larq models.
+register_layer = keras.utils.register_keras_serializable(package="kerasq")
+
+
+class QuantizedLayer:
+    """Mixed into a Keras layer: its two quantizers, their configuration and their state.
+
+    ``_kernel_name`` is the name under which the Keras layer adds its kernel.
+    """
+
+    _kernel_name = "kernel"
+
+    def _set_quantizers(self, input_quantizer: Any, kernel_quantizer: Any) -> None:
+        """Give the layer quantizers of its own: a shared one with variables would be built twice.
+
+        Fixed names keep the paths of their variables equal in every copy of a model.
+        """
+        self.input_quantizer = self._own(input_quantizer, "activations", "input_quantizer", clone)
+        self.kernel_quantizer = self._own(
+            kernel_quantizer, "weights", "kernel_quantizer", self._clone_kernel_quantizer
+        )
+
+    _clone_kernel_quantizer = staticmethod(clone)
+
+    def _own(self, identifier: Any, use: str, name: str, copy: Any) -> Quantizer | None:
+        owner = f"{type(self).__name__} {self.name!r}, {name}"
+        try:
+            quantizer = get(identifier)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{owner}: {error}") from None
+        if quantizer is None:
+            return None
+        check_target(quantizer, use, owner)
+        return copy(quantizer, name=name)
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a weight; the kernel stays float32 under mixed_float16, for its quantizer."""
+        if kwargs.get("name") == self._kernel_name and self.kernel_quantizer is not None:
+            kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def build(self, input_shape: Any) -> None:
+        """Build the layer, then its quantizers, so that their variables exist before loading."""
+        super().build(input_shape)
+        if self.input_quantizer is not None:
+            _build(self.input_quantizer, input_shape)
+        if self.kernel_quantizer is not None:
+            _build(self.kernel_quantizer, getattr(self, self._kernel_name).shape)
+
+    def _operands(self, inputs: Any, kernel: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the quantized inputs and kernel, in the layer's compute dtype."""
+        x, w = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        if self.kernel_quantizer is not None:
+            w = self.kernel_quantizer(w)
+        return tf.cast(x, self.compute_dtype), tf.cast(w, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "input_quantizer": serialize(self.input_quantizer),
+            "kernel_quantizer": serialize(self.kernel_quantizer),
+        }
+
+
+class QuantizedConvolution(QuantizedLayer):
+    """The two-dimensional convolutions' part: padding by a value, then the bias."""
+
+    def _set_padding(self, pad_values: float) -> None:
+        if float(pad_values) not in (0.0, 1.0):
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r}: pad_values must be 0.0 or 1.0, got "
+                f"{pad_values!r}: the exported operators know no other"
+            )
+        self.pad_values = float(pad_values)
+
+    def _padded(self, x: tf.Tensor) -> tuple[tf.Tensor, str]:
+        """Return the quantized inputs and the padding that is left to the convolution."""
+        if self.padding != "same" or self.pad_values == 0.0:
+            return x, self.padding.upper()
+        first = self.data_format == "channels_first"
+        spatial = range(2, 4) if first else range(1, 3)
+        pads = [[0, 0]] * 4
+        for i, axis in enumerate(spatial):
+            size = x.shape[axis] if x.shape[axis] is not None else tf.shape(x)[axis]
+            pads[axis] = same_padding(
+                size, self.kernel_size[i], self.strides[i], self.dilation_rate[i]
+            )
+        return tf.pad(x, pads, constant_values=self.pad_values), "VALID"
+
+    def _with_bias(self, outputs: tf.Tensor) -> tf.Tensor:
+        if self.use_bias:
+            data_format = "NCHW" if self.data_format == "channels_first" else "NHWC"
+            bias = tf.cast(tf.convert_to_tensor(self.bias), outputs.dtype)
+            outputs = tf.nn.bias_add(outputs, bias, data_format=data_format)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "pad_values": self.pad_values}
+
+
+def _build(quantizer: Quantizer, shape: Any) -> None:
+    # Keras 2 names variables by the scope: two quantizers' variables must not share an h5 path.
+    with tf.name_scope(quantizer.name):
+        quantizer.build(shape)
+
+
+def same_padding(size: Any, kernel: int, stride: int, dilation: int) -> list[Any]:
+    """Return TensorFlow's "SAME" padding before and after; ``size`` may be a tensor."""
+    reach = (kernel - 1) * dilation + 1
+    excess = (-(-size // stride) - 1) * stride + reach - size
+    total = tf.maximum(excess, 0) if tf.is_tensor(size) else max(excess, 0)
+    return [total // 2, total - total // 2]
+
+
+def _constraint(given: Any, quantizer: Quantizer | None) -> Any:
+    if isinstance(given, str) and given == FROM_QUANTIZER:
+        return None if quantizer is None else quantizer.kernel_constraint()
+    return keras.constraints.get(given)
+
+
+@tf.function(jit_compile=True)
+def _grouped(x: tf.Tensor, kernel: tf.Tensor, **attributes: Any) -> tf.Tensor:
+    # TensorFlow's CPU kernels lack the gradient of grouped convolutions: XLA has it.
+    return tf.nn.convolution(x, kernel, **attributes)
+
+
+@register_layer
+class QuantConv2D(QuantizedConvolution, keras.layers.Conv2D):
+    r"""Two-dimensional convolution of quantized inputs with a quantized kernel.
+
+    Forward: ``y = activation(conv(q_in(x), q_k(kernel)) + bias)``.
+
+    Gradient: through the quantizers, by each one's own rule.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: one or two sizes.
+        strides: one or two steps.
+        input_quantizer: a quantizer of activations by name, config, class or instance (copied);
+            None leaves the inputs as they are.
+        kernel_quantizer: the same for the kernel (kh, kw, input channels / groups, filters).
+        pad_values: what surrounds the quantized inputs under ``padding="same"``: 0.0 or 1.0.
+        kernel_constraint: "quantizer", the default, takes the constraint that the kernel's
+            quantizer requires, if any; None is no constraint.
+        **kwargs: as for ``keras.layers.Conv2D``: padding, dilation_rate, groups, ...
+
+    Raises:
+        ValueError: an unknown quantizer, one that is not for this use, or other pad_values.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        *,
+        input_quantizer: Any = None,
+        kernel_quantizer: Any = None,
+        pad_values: float = 0.0,
+        kernel_constraint: Any = FROM_QUANTIZER,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, **kwargs)
+        self._set_quantizers(input_quantizer, kernel_quantizer)
+        self._set_padding(pad_values)
+        self.kernel_constraint = _constraint(kernel_constraint, self.kernel_quantizer)
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """Return the convolution, with bias and activation."""
+        x, kernel = self._operands(inputs, self.kernel)
+        return self._with_bias(self._convolve(x, kernel))
+
+    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        x, padding = self._padded(x)
+        convolution = _grouped if self.groups > 1 else tf.nn.convolution
+        return convolution(
+            x,
+            kernel,
+            strides=list(self.strides),
+            padding=padding,
+            data_format="NCHW" if self.data_format == "channels_first" else "NHWC",
+            dilations=list(self.dilation_rate),
+        )
+
+
+@register_layer
+class QuantDepthwiseConv2D(QuantizedConvolution, keras.layers.DepthwiseConv2D):
+    r"""Depthwise convolution of quantized inputs with a quantized kernel.
+
+    Forward: ``y = activation(depthwise_conv(q_in(x), q_k(kernel)) + bias)``.
+
+    Gradient: through the quantizers, by each one's own rule.
+
+    A quantizer with a scale per filter has one for each channel and multiple: its axes are (-2,
+    -1) here.
+
+    Args:
+        kernel_size: one or two sizes.
+        strides: one or two equal steps.
+        input_quantizer: a quantizer of activations by name, config, class or instance (copied).
+        kernel_quantizer: the same for the kernel (kh, kw, channels, depth_multiplier).
+        pad_values: what surrounds the quantized inputs under ``padding="same"``: 0.0 or 1.0.
+        depthwise_constraint: "quantizer", the default, takes the constraint that the kernel's
+            quantizer requires, if any; None is no constraint.
+        **kwargs: as for ``keras.layers.DepthwiseConv2D``.
+
+    Raises:
+        ValueError: an unknown quantizer, one that is not for this use, or other pad_values.
+    """
+
+    _kernel_name = "depthwise_kernel" if keras_version() == 2 else "kernel"
+    _clone_kernel_quantizer = staticmethod(clone_for_depthwise)
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        *,
+        input_quantizer: Any = None,
+        kernel_quantizer: Any = None,
+        pad_values: float = 0.0,
+        depthwise_constraint: Any = FROM_QUANTIZER,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(kernel_size, strides, **kwargs)
+        self._set_quantizers(input_quantizer, kernel_quantizer)
+        self._set_padding(pad_values)
+        self.depthwise_constraint = _constraint(depthwise_constraint, self.kernel_quantizer)
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """Return the depthwise convolution, with bias and activation."""
+        x, kernel = self._operands(inputs, getattr(self, self._kernel_name))
+        x, padding = self._padded(x)
+        first = self.data_format == "channels_first"
+        outputs = tf.nn.depthwise_conv2d(
+            x,
+            kernel,
+            strides=[1, 1, *self.strides] if first else [1, *self.strides, 1],
+            padding=padding,
+            data_format="NCHW" if first else "NHWC",
+            dilations=list(self.dilation_rate),
+        )
+        return self._with_bias(outputs)
+
+
+@register_layer
+class QuantDense(QuantizedLayer, keras.layers.Dense):
+    r"""Dense layer of quantized inputs with a quantized kernel.
+
+    Forward: ``y = activation(q_in(x) @ q_k(kernel) + bias)``, over the last axis of ``x``.
+
+    Gradient: through the quantizers, by each one's own rule.
+
+    Args:
+        units: number of output features.
+        input_quantizer: a quantizer of activations by name, config, class or instance (copied).
+        kernel_quantizer: the same for the kernel (input features, units).
+        kernel_constraint: "quantizer", the default, takes the constraint that the kernel's
+            quantizer requires, if any; None is no constraint.
+        **kwargs: as for ``keras.layers.Dense``.
+
+    Raises:
+        ValueError: an unknown quantizer, or one that is not for this use.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        input_quantizer: Any = None,
+        kernel_quantizer: Any = None,
+        kernel_constraint: Any = FROM_QUANTIZER,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(units, **kwargs)
+        self._set_quantizers(input_quantizer, kernel_quantizer)
+        self.kernel_constraint = _constraint(kernel_constraint, self.kernel_quantizer)
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """Return the product, with bias and activation."""
+        x, kernel = self._operands(inputs, self.kernel)
+        outputs = tf.tensordot(x, kernel, 1) if x.shape.rank != 2 else tf.matmul(x, kernel)
+        if self.use_bias:
+            outputs += tf.cast(tf.convert_to_tensor(self.bias), outputs.dtype)
+        return outputs if self.activation is None else self.activation(outputs)
