@@ -8,7 +8,7 @@ KERNELS := $(shell find tflite_kernels -name '*.cc' -o -name '*.h' -o -name 'CMa
 DEMO_ARGS ?=
 BUILD_JOBS := $(shell nproc)
 
-.PHONY: setup demo test test-fast test-kernels lint format bench test-arm64 clean
+.PHONY: setup build demo test test-fast test-kernels lint format bench test-arm64 clean
 
 setup: $(INSTALLED)
 
@@ -19,6 +19,8 @@ $(BIN)/python:
 $(INSTALLED): setup.cfg setup.py pyproject.toml $(KERNELS) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[demo,test]'
 	touch $@
+
+build: setup
 
 demo: setup
 	$(BIN)/kerasq demo $(DEMO_ARGS)

@@ -19,7 +19,8 @@ class CMakeBuild(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         """Name the file as it is: a plain shared library, no module of Python."""
-        return str(Path("kerasq", "runtime", LIBRARY))
+        *package, _ = fullname.split(".")
+        return str(Path(*package, LIBRARY))
 
     def build_extension(self, ext: Extension) -> None:
         """Compile, and copy the library to where setuptools expects it."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Any
 
 import numpy as np
 
-from kerasq.export.describe import LayerSpec, describe
+from kerasq.export.describe import LayerSpec, activation_name, describe
 from kerasq.export.packed import FoldedLayer, OutputTransform, PackedLayer, pack
 from kerasq.export.thresholds import InputPlanes, input_planes, levels_of
 from kerasq.graph import Graph, graph_of
-from kerasq.keras import check_model, keras
+from kerasq.keras import check_model, keras, keras_version
 
 _QUANTIZER_ATTRIBUTES = ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
 
@@ -48,13 +50,23 @@ def deploy(model: Any) -> Any:
             return deploy(layer)
         return type(layer).from_config(layer.get_config())
 
-    deployed = keras.models.clone_model(model, clone_function=clone)
+    with _tfmot_scope():
+        deployed = keras.models.clone_model(model, clone_function=clone)
     for layer in deployed.layers:
         source = plan.layers.get(layer.name)
         kept = layer.name not in plan.packed and layer.name not in plan.folded
         if source is not None and kept and not isinstance(source, keras.Model):
             layer.set_weights(source.get_weights())
     return deployed
+
+
+def _tfmot_scope() -> Any:
+    """Return a scope in which TFMOT's own wrappers and configurations can be cloned."""
+    if "tensorflow_model_optimization" not in sys.modules or keras_version() == 3:
+        return contextlib.nullcontext()
+    from kerasq.tfmot import quantize_scope
+
+    return quantize_scope()
 
 
 def packed_layers(model: Any) -> list[PackedLayer]:
@@ -92,8 +104,6 @@ class _Plan:
         inputs = {name: self._input(spec) for name, spec in specs.items()}
         for name, spec in specs.items():
             self.packed[name] = pack(spec, inputs[name], self._output(spec))
-            if spec.output_quantizer is not None:
-                _append(self.packed[name], spec.output_quantizer)
 
     def _input(self, spec: LayerSpec) -> InputPlanes | None:
         """Return the bit planes of the layer's input, a preceding normalization folded in."""
@@ -120,47 +130,26 @@ class _Plan:
     def _output(self, spec: LayerSpec) -> OutputTransform:
         """Fold what follows the layer: a normalization, then a ReLU."""
         scale, shift = None, spec.bias
-        activation = _activation_name(spec.activation)
-        if spec.output_quantizer is not None or activation is None:
-            return self._unfused(spec, scale, shift, activation)
-        name = spec.name
-        follower = self._follower(name)
+        activation = activation_name(spec.activation)
+        if activation is None:  # some other function: it stays operators of its own
+            return OutputTransform(scale, shift, "linear")
+        follower = self._follower(spec.name)
         if activation == "linear" and _is_normalization(follower):
             scale, offset = _affine_of(follower)
             shift = shift * scale + offset
-            name = follower.name
-            self.folded.add(name)
-            follower = self._follower(name)
+            self.folded.add(follower.name)
+            follower = self._follower(follower.name)
         fused = _relu_of(follower)
         if activation == "linear" and fused is not None:
             activation = fused
             self.folded.add(follower.name)
         return OutputTransform(scale, shift, activation)
 
-    def _unfused(
-        self, spec: LayerSpec, scale: Any, shift: np.ndarray, activation: str | None
-    ) -> OutputTransform:
-        if activation is None:  # some other function: it stays an operator of its own
-            function, quantizer = spec.activation, spec.output_quantizer
-            spec.output_quantizer = (
-                function if quantizer is None else lambda y: quantizer(function(y))
-            )
-        return OutputTransform(scale, shift, activation or "linear")
-
     def _follower(self, name: str) -> Any:
         consumer = self.graph.sole_consumer(name)
         if not consumer or consumer in self.folded or self.graph.calls[consumer] != 1:
             return None
         return self.layers.get(consumer)
-
-
-def _append(layer: PackedLayer, function: Any) -> None:
-    """Apply a function behind all else that the layer does."""
-    first = layer._after
-    if first is None:
-        layer._after = lambda y, x: function(y)
-    else:
-        layer._after = lambda y, x: function(first(y, x))
 
 
 def _channels_in(spec: LayerSpec) -> int:
@@ -195,17 +184,9 @@ def _affine_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     return scale.astype(np.float32), offset.astype(np.float32)
 
 
-def _activation_name(activation: Any) -> str | None:
-    """Return "linear", "relu" or "relu6"; None for any other activation."""
-    if activation is None:
-        return "linear"
-    name = getattr(activation, "__name__", "")
-    return name if name in ("linear", "relu", "relu6") else None
-
-
 def _relu_of(layer: Any) -> str | None:
     if isinstance(layer, keras.layers.Activation):
-        name = _activation_name(layer.activation)
+        name = activation_name(layer.activation)
         return name if name in ("relu", "relu6") else None
     if not isinstance(layer, keras.layers.ReLU):
         return None

@@ -31,7 +31,6 @@ class LayerSpec:
         input_quantizer: what quantizes the input, or None.
         pad_value: 0 or 1.
         k_map: the XNOR-Net scale map, a function of the input, or None.
-        output_quantizer: what quantizes the output (TFMOT's activation quantizer), or None.
     """
 
     name: str
@@ -44,7 +43,6 @@ class LayerSpec:
     input_quantizer: Any = None
     pad_value: int = 0
     k_map: Any = None
-    output_quantizer: Any = None
 
 
 def describe(layer: Any) -> LayerSpec | None:
@@ -60,13 +58,15 @@ def describe(layer: Any) -> LayerSpec | None:
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
     if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not depthwise:
         return None
+    if isinstance(layer, keras.layers.Conv2DTranspose):  # a Conv2D to Keras 2
+        return None
     quantizer = getattr(layer, "kernel_quantizer", None) or getattr(
         layer, "depthwise_quantizer", None
     )
     if quantizer is None:
         return None
     kernel = kernel_of(layer)
-    spec = _with_kernel(layer, _method(quantizer), _represent(layer, quantizer, kernel))
+    spec = _with_kernel(layer, _method(quantizer), _represent(layer, quantizer, kernel), kernel)
     spec.input_quantizer = getattr(layer, "input_quantizer", None)
     spec.pad_value = int(getattr(layer, "pad_values", 0.0))
     if getattr(layer, "use_k_map", False):
@@ -80,8 +80,10 @@ def kernel_of(layer: Any) -> np.ndarray:
     return np.asarray(depthwise if depthwise is not None else layer.kernel, np.float32)
 
 
-def geometry_of(layer: Any) -> ConvAttributes | None:
-    """Return the geometry of a convolution, or None for a dense layer.
+def geometry_of(layer: Any, kernel: np.ndarray | None) -> ConvAttributes | None:
+    """Return the geometry of a convolution (its kernel tells a depthwise one's channels).
+
+    A dense layer has none.
 
     Raises:
         ValueError: channels first, or a causal padding.
@@ -94,7 +96,6 @@ def geometry_of(layer: Any) -> ConvAttributes | None:
             "take channels last. Rebuild the model with data_format='channels_last'"
         )
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    kernel = kernel_of(layer) if depthwise else None
     return ConvAttributes(
         kernel_size=tuple(layer.kernel_size),
         channels_out=kernel.shape[2] * kernel.shape[3] if depthwise else layer.filters,
@@ -105,11 +106,21 @@ def geometry_of(layer: Any) -> ConvAttributes | None:
     )
 
 
-def _with_kernel(layer: Any, method: str, kernel: Representation) -> LayerSpec:
-    geometry = geometry_of(layer)
+def activation_name(activation: Any) -> str | None:
+    """Return "linear", "relu" or "relu6"; None for any other activation."""
+    if activation is None:
+        return "linear"
+    name = getattr(activation, "__name__", "")
+    return name if name in ("linear", "relu", "relu6") else None
+
+
+def _with_kernel(
+    layer: Any, method: str, representation: Representation, kernel: np.ndarray | None = None
+) -> LayerSpec:
+    geometry = geometry_of(layer, kernel)
     channels = layer.units if geometry is None else geometry.channels_out
     bias = np.asarray(layer.bias, np.float32) if layer.use_bias else np.zeros(channels, np.float32)
-    return LayerSpec(layer.name, method, kernel, geometry, channels, bias, layer.activation)
+    return LayerSpec(layer.name, method, representation, geometry, channels, bias, layer.activation)
 
 
 def _represent(layer: Any, quantizer: Any, kernel: np.ndarray) -> Representation:
@@ -128,17 +139,21 @@ def _method(quantizer: Any) -> str:
 
 
 def _tfmot(wrapper: Any) -> LayerSpec | None:
-    """A TFMOT wrapper with a configuration of kerasq; others export as TFMOT made them."""
-    config = wrapper.quantize_config
-    weight = getattr(config, "weight", None)
-    if not isinstance(weight, Quantizer):
-        return None
+    """A TFMOT wrapper with a weight quantizer of kerasq; others export as TFMOT made them."""
     layer = wrapper.layer
+    if not isinstance(getattr(wrapper.quantize_config, "weight", None), Quantizer):
+        return None
     if not isinstance(
         layer, keras.layers.Conv2D | keras.layers.Dense | keras.layers.DepthwiseConv2D
-    ):
-        return None
-    spec = _with_kernel(layer, _method(weight), _represent(layer, weight, kernel_of(layer)))
+    ) or isinstance(layer, keras.layers.Conv2DTranspose):
+        raise ValueError(
+            f"layer {layer.name!r} ({type(layer).__name__}) is quantized by kerasq.tfmot, but the "
+            "operators of kerasq know only 2-d convolutions, depthwise convolutions and dense "
+            "layers: leave it out of quantize_annotate_layer"
+        )
+    # The wrapped layer's own attribute holds the quantized tensor of the last call.
+    ((variable, _, state),) = wrapper._weight_vars
+    kernel, quantizer = np.asarray(variable, np.float32), state["quantizer"]
+    spec = _with_kernel(layer, _method(quantizer), _represent(layer, quantizer, kernel), kernel)
     spec.name = wrapper.name
-    spec.output_quantizer = getattr(config, "activation", None)
     return spec

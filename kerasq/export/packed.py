@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasq.export import operators
-from kerasq.export.describe import LayerSpec
+from kerasq.export.describe import LayerSpec, activation_name
 from kerasq.export.operators import ConvAttributes
 from kerasq.export.thresholds import InputPlanes
 from kerasq.keras import keras
@@ -116,6 +116,8 @@ def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform
     after = None
     if spec.k_map is not None:
         after, transform = _scale_map(spec, transform)
+    if activation_name(spec.activation) is None:
+        after = _then(after, spec.activation)
     if isinstance(kernel, BitPlanes):
         operator, constants = _bitplanes(spec, kernel, planes, transform)
     else:
@@ -145,6 +147,13 @@ def _scale_map(spec: LayerSpec, transform: OutputTransform) -> tuple[Any, Output
         return activate(y * k_map(x) + shift)
 
     return after, OutputTransform(transform.scale, np.zeros(1, np.float32), "linear")
+
+
+def _then(first: Any, function: Any) -> Any:
+    """Apply a function behind what else follows the operator."""
+    if first is None:
+        return lambda y, x: function(y)
+    return lambda y, x: function(first(y, x))
 
 
 def _bitplanes(

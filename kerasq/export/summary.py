@@ -33,7 +33,7 @@ def summary(model: Any) -> Inspection:
 def print_inspection(inspection: Inspection, title: str) -> None:
     """Print a table of a file's operators; the bytes add up to the file."""
     table = Table(title=title)
-    table.add_column("operator")
+    table.add_column("operator", no_wrap=True)
     table.add_column("layer", overflow="fold")
     for column in ("weights", "bits/weight", "bytes", "MACs"):
         table.add_column(column, justify="right")
@@ -51,4 +51,10 @@ def print_inspection(inspection: Inspection, title: str) -> None:
         )
     table.add_section()
     table.add_row("total", "", "", "", f"{inspection.total_bytes:,}", f"{inspection.macs:,}")
-    Console().print(table)
+    table_console().print(table)
+
+
+def table_console() -> Console:
+    """Return a console for standard output, wide where that is a pipe and has no width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
