@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from kerasq.keras import keras_version  # selects the Keras, before TensorFlow is imported
-from kerasq import layers, quantizers  # isort: skip - so that saved models load
+from kerasq import layers, quantizers  # their classes must be known where a model is loaded
+from kerasq.keras import keras_version
 
 __version__ = "0.1.0"
 
