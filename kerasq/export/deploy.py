@@ -14,7 +14,7 @@ from kerasq.export.thresholds import InputPlanes, input_planes, levels_of
 from kerasq.graph import Graph, graph_of
 from kerasq.keras import check_model, keras, keras_version
 
-_QUANTIZER_ATTRIBUTES = ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
+_QUANTIZERS = ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer", "codebook")
 
 
 def deploy(model: Any) -> Any:
@@ -48,7 +48,10 @@ def deploy(model: Any) -> Any:
             return FoldedLayer(layer.name)
         if isinstance(layer, keras.Model):
             return deploy(layer)
-        return type(layer).from_config(layer.get_config())
+        config = layer.get_config()
+        if getattr(layer, "compute_dtype", "float32") in ("float16", "bfloat16"):
+            config["dtype"] = "float32"  # mixed precision is for training
+        return type(layer).from_config(config)
 
     with _tfmot_scope():
         deployed = keras.models.clone_model(model, clone_function=clone)
@@ -198,15 +201,19 @@ def _relu_of(layer: Any) -> str | None:
 
 
 def _refuse_unsupported(layer: Any) -> None:
-    """Raise for a quantized layer that would otherwise leave as float.
+    """Raise for a layer that holds a quantized kernel which would otherwise leave as float.
 
     Raises:
-        ValueError: always when the layer has a kernel quantizer.
+        ValueError: always when it, or a layer inside it, has a kernel quantizer or a codebook.
     """
-    found = [name for name in _QUANTIZER_ATTRIBUTES if getattr(layer, name, None) is not None]
-    if found:
-        raise ValueError(
-            f"layer {layer.name!r} ({type(layer).__name__}) has a {found[0]}, but the operators of "
-            "kerasq know only 2-d convolutions, depthwise convolutions and dense layers: write it "
-            "with QuantConv2D, QuantDepthwiseConv2D or QuantDense, or leave it in float"
-        )
+    if isinstance(layer, keras.Model) or not isinstance(layer, keras.layers.Layer):
+        return  # nested models are deployed by themselves
+    for part in layer._flatten_layers():
+        found = [name for name in _QUANTIZERS if getattr(part, name, None) is not None]
+        if found:
+            raise ValueError(
+                f"layer {layer.name!r} ({type(layer).__name__}) has a {found[0]}, but the "
+                "operators of kerasq know only 2-d convolutions, depthwise convolutions and dense "
+                "layers: write it with QuantConv2D, QuantDepthwiseConv2D or QuantDense, or leave "
+                "it in float"
+            )

@@ -52,7 +52,9 @@ def describe(layer: Any) -> LayerSpec | None:
         ValueError: the layer is quantized in a way that the operators cannot store.
     """
     if hasattr(layer, "codebook") and callable(layer.codebook):
-        return _with_kernel(layer, "codebook", layer.codebook())
+        codebook = layer.codebook()
+        _check_finite(layer, codebook.codewords)
+        return _with_kernel(layer, "codebook", codebook)
     if isinstance(layer, keras.layers.Layer) and hasattr(layer, "quantize_config"):
         return _tfmot(layer)
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
@@ -124,14 +126,18 @@ def _with_kernel(
 
 
 def _represent(layer: Any, quantizer: Any, kernel: np.ndarray) -> Representation:
-    if not np.isfinite(kernel).all():
-        raise ValueError(
-            f"layer {layer.name!r} has {np.count_nonzero(~np.isfinite(kernel))} weights that are "
-            "NaN or infinite: the training diverged, or the weights were not loaded"
-        )
+    _check_finite(layer, kernel)
     if isinstance(quantizer, Quantizer):
         return quantizer.represent(kernel)
     return represent_with(layer, quantizer, kernel)
+
+
+def _check_finite(layer: Any, weights: np.ndarray) -> None:
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"layer {layer.name!r} has {np.count_nonzero(~np.isfinite(weights))} weights that are "
+            "NaN or infinite: the training diverged, or the weights were not loaded"
+        )
 
 
 def _method(quantizer: Any) -> str:

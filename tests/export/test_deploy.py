@@ -173,10 +173,27 @@ def test_nested_models_and_shared_layers(rng):
 
 def test_mixed_precision_models_deploy_to_float32(rng):
     policy = "mixed_float16"
-    layer = ql.QuantConv2D(5, 3, kernel_quantizer="bwn", dtype=policy)
-    model = layer_net(layer)
+    model = keras.Sequential(
+        [
+            keras.Input((9, 7, 6)),
+            keras.layers.Conv2D(8, 3, dtype=policy),
+            keras.layers.BatchNormalization(dtype=policy),
+            ql.QuantConv2D(5, 3, kernel_quantizer="bwn", dtype=policy),
+            keras.layers.ReLU(dtype=policy),
+        ]
+    )
     x = rng.standard_normal((2, 9, 7, 6)).astype(np.float32)
-    same(deploy(model).predict(x, verbose=0), model.predict(x, verbose=0), 5e-3)
+    deployed = deploy(model)
+    assert {layer.compute_dtype for layer in deployed.layers} == {"float32"}
+    same(deployed.predict(x, verbose=0), model.predict(x, verbose=0), 5e-3)
+
+
+def test_operations_between_layers(rng):
+    inputs = keras.Input((6,))
+    x = ql.QuantDense(6, kernel_quantizer="bwn", name="dense")(inputs)
+    model = keras.Model(inputs, keras.layers.Concatenate()([x * 2.0 + inputs, -x]))
+    x = rng.standard_normal((3, 6)).astype(np.float32)
+    same(deploy(model).predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 def test_the_trained_model_is_left_as_it_was(rng):
@@ -202,6 +219,14 @@ def test_bad_models_get_one_clear_error():
     first = ql.QuantConv2D(4, 3, kernel_quantizer="bwn", data_format="channels_first", name="cf")
     with pytest.raises(ValueError, match="'cf'.*channels_last"):
         kerasq.convert(keras.Sequential([keras.Input((4, 8, 8)), first]))
+    inside = keras.layers.TimeDistributed(ql.QuantDense(2, kernel_quantizer="bwn"), name="steps")
+    with pytest.raises(ValueError, match="'steps' .TimeDistributed. has a kernel_quantizer"):
+        kerasq.convert(keras.Sequential([keras.Input((4, 3)), inside]))
+    codebook = ql.CodebookDense(4, name="lost")
+    model = keras.Sequential([keras.Input((6,)), codebook])
+    codebook.codewords.assign(np.full(codebook.codewords.shape, np.inf))
+    with pytest.raises(ValueError, match="'lost'.*infinite"):
+        kerasq.convert(model)
     broken = layer_net(ql.QuantDense(4, kernel_quantizer="bwn", name="nan"), (6,))
     broken.layers[-1].set_weights([np.full((6, 4), np.nan), np.zeros(4)])
     with pytest.raises(ValueError, match="'nan'.*24 weights"):
