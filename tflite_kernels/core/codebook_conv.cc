@@ -6,33 +6,12 @@
 #include "core/gemm_conv.h"
 #include "core/kernels.h"
 #include "core/lookup_conv.h"
-#include "core/operators.h"
+#include "core/operator_classes.h"
 #include "core/packed_codebook.h"
 #include "core/values.h"
 
 namespace kerasq {
 namespace {
-
-std::string Check(const ConvGeometry& g, const CodebookWeights& w) {
-  if (w.subvector < 1) return "subvector must be at least 1";
-  if (w.codewords < 1 || w.codewords > 256) {
-    return "codewords must be 1 to 256, not " + std::to_string(w.codewords);
-  }
-  if (w.bits < 1 || w.bits > 8 || w.codewords > 1 << w.bits || w.codewords <= (1 << w.bits) / 2) {
-    if (w.codewords != 1 || w.bits != 1) {
-      return std::to_string(w.bits) + " bits do not fit " + std::to_string(w.codewords) +
-             " codewords";
-    }
-  }
-  if (w.subspaces != CeilDiv(g.group_in(), w.subvector)) {
-    return "the indices have " + std::to_string(w.subspaces) + " sub-spaces, the input " +
-           std::to_string(CeilDiv(g.group_in(), w.subvector));
-  }
-  if (w.codebooks != 1 && w.codebooks != w.subspaces) {
-    return "there must be 1 codebook or one a sub-space, not " + std::to_string(w.codebooks);
-  }
-  return "";
-}
 
 class CodebookConv : public ConvOperator {
  public:
@@ -54,8 +33,8 @@ class CodebookConv : public ConvOperator {
 
   void Run(const ConvGeometry& g, const float* input, float* output, void* scratch,
            ThreadPool* pool) const override {
-    const OutputTransform transform = {weights_.multiplier, weights_.multiplier_size,
-                                       weights_.bias, weights_.bias_size, weights_.activation};
+    const OutputTransform transform = {weights_.multiplier, weights_.multiplier_size, weights_.bias,
+                                       weights_.bias_size, weights_.activation};
     const LookUpPlan plan(g, book_);
     if (LookUpPays(g, plan)) {
       LookUpConv(plan, book_, kernels_, transform, input, output, scratch, pool);
@@ -64,8 +43,8 @@ class CodebookConv : public ConvOperator {
     const auto decode = [&](int first, int count, int begin, int end, float* panel) {
       Decode(g, first, count, begin, end, panel);
     };
-    GemmConv(g, kernels_, decode, PanelDepth(g, weights_.subvector), transform, 0.0f, input,
-             output, scratch, pool);
+    GemmConv(g, kernels_, decode, PanelDepth(g, weights_.subvector), transform, 0.0f, input, output,
+             scratch, pool);
   }
 
  private:
@@ -90,18 +69,17 @@ class CodebookConv : public ConvOperator {
   }
 
   // Sub-vectors of two blocks of 8 channels, turned into columns of the panel.
-  void Decode(const ConvGeometry& g, int first, int count, int begin, int end,
-              float* panel) const {
+  void Decode(const ConvGeometry& g, int first, int count, int begin, int end, float* panel) const {
     const int d = book_.subvector();
-    const int block = first / g.group_out() * book_.blocks() +
-                      first % g.group_out() / kLookUpChannels;
+    const int block =
+        first / g.group_out() * book_.blocks() + first % g.group_out() / kLookUpChannels;
     std::memset(panel, 0, sizeof(float) * g.taps() * (end - begin) * kPanelChannels);
     for (int t = 0; t < g.taps(); ++t) {
       for (int m = begin / d; m * d < end; ++m) {
         const float* codewords = book_.codewords(m);
         const int length = std::min(d, end - m * d);
-        float* rows = panel + (static_cast<int64_t>(t) * (end - begin) + m * d - begin) *
-                                  kPanelChannels;
+        float* rows =
+            panel + (static_cast<int64_t>(t) * (end - begin) + m * d - begin) * kPanelChannels;
         for (int l = 0; l < count; ++l) {
           const uint8_t* indices = book_.indices(block + l / kLookUpChannels, t / g.kernel_w, m) +
                                    t % g.kernel_w * kLookUpChannels;
@@ -121,16 +99,8 @@ class CodebookConv : public ConvOperator {
 
 }  // namespace
 
-std::unique_ptr<ConvOperator> MakeCodebookConv(const ConvGeometry& g, const CodebookWeights& w,
-                                               std::string* error) {
-  *error = Check(g, w);
-  if (!error->empty()) return nullptr;
-  PackedCodebook book(g, w);
-  if (book.largest_index() >= w.codewords) {
-    *error = "an index is " + std::to_string(book.largest_index()) + ", past its codebook of " +
-             std::to_string(w.codewords) + " codewords";
-    return nullptr;
-  }
+std::unique_ptr<ConvOperator> MakeLookUpOrGemmConv(const ConvGeometry& g, const CodebookWeights& w,
+                                                   PackedCodebook book) {
   return std::make_unique<CodebookConv>(g, w, std::move(book));
 }
 

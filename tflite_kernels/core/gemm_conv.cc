@@ -88,8 +88,7 @@ void GemmConv(const ConvGeometry& g, const Kernels& kernels, const DecodePanel& 
     }
     for (int64_t p = 0; p < Positions(g); ++p) {
       for (int l = 0; l < count; ++l) {
-        output[p * g.out_c + first + l] =
-            transform.Apply(sums[p * kPanelChannels + l], first + l);
+        output[p * g.out_c + first + l] = transform.Apply(sums[p * kPanelChannels + l], first + l);
       }
     }
   });

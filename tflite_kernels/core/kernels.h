@@ -3,6 +3,7 @@
 #define KERASQ_CORE_KERNELS_H_
 
 #include <cstdint>
+#include <string>
 
 namespace kerasq {
 
@@ -10,7 +11,7 @@ constexpr int kPanelChannels = 16;    // output channels of a weight panel
 constexpr int kGemmRows = 6;          // output positions of a GEMM tile
 constexpr int kLookUpChannels = 8;    // output channels whose indices lie together
 constexpr int kMaxLookUpVectors = 8;  // of 8 output positions: the widest look-up tile
-constexpr int kWordAlign = 4;         // rows of 64-bit words are multiples of this
+constexpr int kCountChannels = 8;     // output channels counted together
 
 // What one call of look_up walks over. For each of `subspaces` sub-spaces, the table has a row of
 // `row` floats for every codeword; tap t reads it from tap_offsets[t] on.
@@ -34,9 +35,8 @@ struct Kernels {
   void (*pack_signs)(const float* x, const float* direction, const float* thresholds, int n,
                      uint64_t* words);
 
-  // differing[c] = sum_i popcount(a[i] ^ w[c][i]) for rows of `words` words, c < channels.
-  // words is a multiple of kWordAlign.
-  void (*xor_popcount)(const uint64_t* a, const uint64_t* w, int64_t words, int channels,
+  // differing[8 b + l] = sum_{i < words} popcount(a[i] ^ w[b][i][l]) for b < blocks, l < 8.
+  void (*xor_popcount)(const uint64_t* a, const uint64_t* w, int64_t words, int blocks,
                        int32_t* differing);
 
   // sums[p][l] += sum_{t,i} pixels[t * kGemmRows + p][i] * panel[(t * depth + i) * 16 + l]
@@ -49,6 +49,10 @@ struct Kernels {
   void (*decode_planes_x16)(const uint16_t* masks, int64_t mask_stride, int planes,
                             const float* scales, const float* offset, int n, float* panel);
 
+  // sums[c] = sum_{t < taps} inputs[t][c / multiplier] * weights[t][c] for c < channels.
+  void (*depthwise)(const float* const* inputs, const float* const* weights, int taps, int channels,
+                    int multiplier, float* sums);
+
   // table[k * row + i] = sum_{j < length} codewords[k * subvector + j] * rows[j * row + i]
   // for k < size, i < row; row is a multiple of 8.
   void (*build_table)(const float* codewords, int size, int subvector, int length,
@@ -58,9 +62,11 @@ struct Kernels {
   void (*look_up)(const LookUpBlock& block);
 };
 
-// The best set for this machine, or the one named by KERASQ_ISA (scalar, avx2, neon) where the
-// machine has it.
+// The best set for this machine, or the one named by KERASQ_ISA (scalar, avx2, neon).
 const Kernels& SelectKernels();
+
+// Why KERASQ_ISA cannot be followed: unknown, or not of this machine. Empty if it can.
+std::string CheckIsa();
 
 const Kernels& ScalarKernels();
 #if defined(__x86_64__)

@@ -1,7 +1,7 @@
 // The microkernels, written once over the vectors of simd.h.
 // Included by one file per instruction set, inside its own unnamed namespace.
 
-constexpr int kBlocksPerWiden = 15;  // the least that any BitCounter's bytes hold
+constexpr int kWordsPerWiden = 31;  // a byte gains at most 8 a word
 
 void PackSigns(const float* x, const float* direction, const float* thresholds, int n,
                uint64_t* words) {
@@ -22,29 +22,18 @@ void PackSigns(const float* x, const float* direction, const float* thresholds, 
   *words = word;
 }
 
-// for every 4 channels:  for every 256-bit block:  count(a ^ w) into bytes, widened now and then
-void XorPopcount(const uint64_t* a, const uint64_t* w, int64_t words, int channels,
+// for every 8 channels, their words side by side:  for every word:
+//   bytes += counts of the bytes of broadcast(a) ^ w, widened to 64 bits every 31 words
+void XorPopcount(const uint64_t* a, const uint64_t* w, int64_t words, int blocks,
                  int32_t* differing) {
-  int c = 0;
-  for (; c + 4 <= channels; c += 4, w += 4 * words) {
-    BitCounter counters[4];
+  for (int b = 0; b < blocks; ++b, differing += kCountChannels) {
+    BitCounts counts;
     for (int64_t i = 0; i < words;) {
-      const int64_t left = words - i;
-      const int64_t end = i + (left < 4 * kBlocksPerWiden ? left : 4 * kBlocksPerWiden);
-      for (; i < end; i += 4) {
-        for (int k = 0; k < 4; ++k) counters[k].Add(a + i, w + k * words + i);
-      }
-      for (BitCounter& counter : counters) counter.Widen();
+      const int64_t end = words - i < kWordsPerWiden ? words : i + kWordsPerWiden;
+      for (; i < end; ++i, w += kCountChannels) counts.Add(a + i, w);
+      counts.Widen();
     }
-    for (int k = 0; k < 4; ++k) differing[c + k] = counters[k].Total();
-  }
-  for (; c < channels; ++c, w += words) {
-    BitCounter counter;
-    for (int64_t i = 0; i < words; i += 4) {
-      counter.Add(a + i, w + i);
-      counter.Widen();
-    }
-    differing[c] = counter.Total();
+    counts.Store(differing);
   }
 }
 
@@ -93,6 +82,22 @@ void DecodePlanesX16(const uint16_t* masks, int64_t mask_stride, int planes, con
   }
 }
 
+// 8 channels in registers over all taps; several outputs of a channel, and the rest, one by one
+void Depthwise(const float* const* inputs, const float* const* weights, int taps, int channels,
+               int multiplier, float* sums) {
+  int c = 0;
+  for (; multiplier == 1 && c + 8 <= channels; c += 8) {
+    Floats acc = Fill(0.0f);
+    for (int t = 0; t < taps; ++t) acc = MulAdd(Load(inputs[t] + c), Load(weights[t] + c), acc);
+    Store(sums + c, acc);
+  }
+  for (; c < channels; ++c) {
+    float sum = 0.0f;
+    for (int t = 0; t < taps; ++t) sum += inputs[t][c / multiplier] * weights[t][c];
+    sums[c] = sum;
+  }
+}
+
 // acc[codewords][vectors] in registers;  for each j:  acc[k] += codeword[k][j] * row[j]
 template <int kCodewords, int kVectors>
 inline void TableBlock(const float* codewords, int subvector, int length, const float* rows,
@@ -117,10 +122,11 @@ inline void TableBlock(const float* codewords, int subvector, int length, const 
 template <int kVectors>
 inline void TableColumns(const float* codewords, int size, int subvector, int length,
                          const float* rows, int64_t row, float* table) {
+  constexpr int kBlock = kVectors == 1 ? 8 : 4;  // eight sums hide the latency
   int k = 0;
-  for (; k + 4 <= size; k += 4) {
-    TableBlock<4, kVectors>(codewords + k * subvector, subvector, length, rows, row,
-                            table + k * row);
+  for (; k + kBlock <= size; k += kBlock) {
+    TableBlock<kBlock, kVectors>(codewords + k * subvector, subvector, length, rows, row,
+                                 table + k * row);
   }
   for (; k < size; ++k) {
     TableBlock<1, kVectors>(codewords + k * subvector, subvector, length, rows, row,
@@ -190,5 +196,5 @@ void LookUpAny(const LookUpBlock& block) {
   }
 }
 
-constexpr Kernels kKernels = {KERASQ_ISA_NAME, PackSigns,  XorPopcount, Gemm6x16,
-                              DecodePlanesX16, BuildTable, LookUpAny};
+constexpr Kernels kKernels = {KERASQ_ISA_NAME, PackSigns, XorPopcount, Gemm6x16,
+                              DecodePlanesX16, Depthwise, BuildTable,  LookUpAny};

@@ -10,7 +10,8 @@ namespace kerasq {
 namespace {
 
 constexpr int kLanes = 8;
-constexpr int64_t kTableFloats = 6 * 1024;  // 24 KiB: three quarters of a small L1 cache
+constexpr int64_t kCacheFloats = 8 * 1024;   // 32 KiB: the L1 cache
+constexpr int64_t kTableFloats = 16 * 1024;  // more look-ups for each sum outweigh its misses
 
 int Span(int kernel, int dilation) { return (kernel - 1) * dilation + 1; }
 
@@ -42,9 +43,12 @@ struct Task {
 struct Buffers {
   Buffers(const LookUpPlan& plan, const PackedCodebook& book, float* start)
       : planes(start),
-        table(planes + plan.row * plan.g.group_in()),
+        table(planes + PlanesFloats(plan)),
         sums(table + plan.TableFloats(book)),
         offsets(reinterpret_cast<int*>(sums + SumsFloats(plan))) {}
+  static int64_t PlanesFloats(const LookUpPlan& plan) {
+    return CeilDiv64(plan.row * plan.g.group_in(), 16) * 16;
+  }
   static int64_t RowSums(const LookUpPlan& plan) {
     return static_cast<int64_t>(plan.channels) * plan.vectors * kLanes;
   }
@@ -57,9 +61,8 @@ struct Buffers {
 void FillPlanes(const LookUpPlan& plan, const float* input, const Task& task, int y,
                 float* planes) {
   const ConvGeometry& g = plan.g;
-  const float* source =
-      input + (static_cast<int64_t>(task.image) * g.in_h + y) * g.in_w * g.in_c +
-      static_cast<int64_t>(task.group) * g.group_in();
+  const float* source = input + (static_cast<int64_t>(task.image) * g.in_h + y) * g.in_w * g.in_c +
+                        static_cast<int64_t>(task.group) * g.group_in();
   const int64_t first = static_cast<int64_t>(task.first_column) * g.stride_w - g.pad_left;
   for (int64_t i = 0; i < plan.row; ++i) {
     const int64_t phase = i / plan.phase_columns, column = i % plan.phase_columns;
@@ -162,9 +165,9 @@ LookUpPlan::LookUpPlan(const ConvGeometry& geometry, const PackedCodebook& book)
     if (CeilDiv(wide, kLanes) != v) continue;
     const int one_phase = wide + reach / g.stride_w;
     const int64_t floats = CeilDiv64(static_cast<int64_t>(phases) * one_phase, kLanes) * kLanes;
-    const double add = floats * book.size() > kTableFloats ? 1.0 : 0.5;
-    const double build = 0.6 * in_rows * g.group_in() * book.size() *
-                         static_cast<double>(floats / kLanes);
+    const double add = floats * book.size() > kCacheFloats ? 1.0 : 0.5;
+    const double build =
+        0.6 * in_rows * g.group_in() * book.size() * static_cast<double>(floats / kLanes);
     const double total = n * (build + look_ups * (0.4 + add * v));
     if (cost >= 0.0 && total >= cost) continue;
     cost = total;
@@ -176,8 +179,7 @@ LookUpPlan::LookUpPlan(const ConvGeometry& geometry, const PackedCodebook& book)
   }
   cost *= static_cast<double>(g.batch) * g.groups;
   const int64_t fit = kTableFloats / (row * book.size());
-  subspaces = static_cast<int>(
-      std::max<int64_t>(1, std::min<int64_t>(fit, book.subspaces())));
+  subspaces = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(fit, book.subspaces())));
 }
 
 // A look-up reads whole vectors, past the last columns of the last row.
@@ -187,7 +189,8 @@ int64_t LookUpPlan::TableFloats(const PackedCodebook& book) const {
 }
 
 int64_t LookUpPlan::ThreadFloats(const PackedCodebook& book) const {
-  const int64_t floats = row * g.group_in() + TableFloats(book) + Buffers::SumsFloats(*this) +
+  const int64_t floats = Buffers::PlanesFloats(*this) + TableFloats(book) +
+                         Buffers::SumsFloats(*this) +
                          g.kernel_w;  // an offset takes the place of a float
   return CeilDiv64(floats, 16) * 16;
 }
@@ -231,9 +234,8 @@ void LookUpConv(const LookUpPlan& plan, const PackedCodebook& book, const Kernel
             output);
     }
   };
-  pool->ParallelFor(static_cast<int>(independent * cuts), [&work](int task, int thread) {
-    work(task, thread);
-  });
+  pool->ParallelFor(static_cast<int>(independent * cuts),
+                    [&work](int task, int thread) { work(task, thread); });
 }
 
 }  // namespace kerasq

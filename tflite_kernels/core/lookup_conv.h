@@ -13,16 +13,16 @@ namespace kerasq {
 struct LookUpPlan {
   LookUpPlan(const ConvGeometry& geometry, const PackedCodebook& book);
 
-  ConvGeometry g;       // of one long row where the convolution is pointwise
-  int tiles, columns;   // tiles a row, outputs a tile
-  int vectors;          // of 8 floats, that hold `columns`
-  int phases;           // columns of the input modulo the stride, as far as taps read them
-  int phase_columns;    // columns of one phase
-  int64_t row;          // floats of a codeword's row in the table: all phases
-  int subspaces;        // in one table, so that it stays in the first-level cache
-  int ring;             // output rows that an input row meets
-  int channels;         // of a group, a multiple of 8
-  double cost;          // estimated cycles on one thread
+  ConvGeometry g;      // of one long row where the convolution is pointwise
+  int tiles, columns;  // tiles a row, outputs a tile
+  int vectors;         // of 8 floats, that hold `columns`
+  int phases;          // columns of the input modulo the stride, as far as taps read them
+  int phase_columns;   // columns of one phase
+  int64_t row;         // floats of a codeword's row in the table: all phases
+  int subspaces;       // in one table, so that it stays near the first-level cache
+  int ring;            // output rows that an input row meets
+  int channels;        // of a group, a multiple of 8
+  double cost;         // estimated cycles on one thread
 
   int64_t TableFloats(const PackedCodebook& book) const;
   int64_t ThreadFloats(const PackedCodebook& book) const;

@@ -35,7 +35,7 @@ struct BitplaneWeights {
   int weight_planes, input_planes, pad_value;
   Activation activation;
   const uint8_t* planes;  // [weight_planes][out_c][ceil(taps * group_in / 8)], bit 1 is +1
-  const float* basis;     // [basis_rows][basis_cols]: scales, then the offset if there is a row left
+  const float* basis;  // [basis_rows][basis_cols]: scales, then the offset if there is a row left
   int basis_rows, basis_cols;
   const float* bias;  // [bias_size]
   int bias_size;

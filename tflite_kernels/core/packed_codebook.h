@@ -21,16 +21,15 @@ class PackedCodebook {
 
   // [size][subvector]
   const float* codewords(int subspace) const {
-    return codewords_.data() +
-           static_cast<int64_t>(shared_ ? 0 : subspace) * size_ * subvector_;
+    return codewords_.data() + static_cast<int64_t>(shared_ ? 0 : subspace) * size_ * subvector_;
   }
 
   // [kernel_w][8 channels] of one row of the kernel; the next sub-space follows. `block` counts
   // through all groups. Channels past the end of a group have index 0.
   const uint8_t* indices(int block, int kernel_row, int subspace) const {
-    return indices_.data() + ((static_cast<int64_t>(block) * kernel_h_ + kernel_row) * subspaces_ +
-                              subspace) *
-                                 kernel_w_ * kLookUpChannels;
+    return indices_.data() +
+           ((static_cast<int64_t>(block) * kernel_h_ + kernel_row) * subspaces_ + subspace) *
+               kernel_w_ * kLookUpChannels;
   }
   int64_t block_pitch() const {
     return static_cast<int64_t>(kernel_h_) * subspaces_ * kernel_w_ * kLookUpChannels;

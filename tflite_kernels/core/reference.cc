@@ -68,7 +68,8 @@ void ReferenceBitplaneConv(const ConvGeometry& g, const BitplaneWeights& w, cons
       if (!inside && w.pad_value == 0) return;
       for (int i = 0; i < depth; ++i) {
         const int channel = first + i;
-        const float value = inside ? image[(y * g.in_w + x) * g.in_c + channel] : 1.0f;
+        const float value =
+            inside ? image[(static_cast<int64_t>(y) * g.in_w + x) * g.in_c + channel] : 1.0f;
         sum += static_cast<double>(InputValue(w, value, channel)) *
                WeightValue(w, g, c, static_cast<int64_t>(tap) * depth + i);
       }
@@ -89,10 +90,10 @@ void ReferenceCodebookConv(const ConvGeometry& g, const CodebookWeights& w, cons
       for (int i = 0; i < depth; ++i) {
         const int m = i / w.subvector;
         const uint8_t* row = w.indices + (static_cast<int64_t>(tap) * w.subspaces + m) * row_bytes;
-        const int64_t codeword =
-            static_cast<int64_t>(w.codebooks == 1 ? 0 : m) * w.codewords +
-            StreamElement(row, c, w.bits);
-        sum += static_cast<double>(image[(y * g.in_w + x) * g.in_c + first + i]) *
+        const int64_t codeword = static_cast<int64_t>(w.codebooks == 1 ? 0 : m) * w.codewords +
+                                 StreamElement(row, c, w.bits);
+        sum += static_cast<double>(
+                   image[(static_cast<int64_t>(y) * g.in_w + x) * g.in_c + first + i]) *
                CodewordElement(w, codeword * w.subvector + i % w.subvector);
       }
     });

@@ -15,31 +15,42 @@ inline Floats MulAdd(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.v
 // One bit a lane: direction * x >= threshold; false for NaN.
 inline unsigned ReachMask(const float* x, const float* direction, const float* threshold) {
   const __m256 directed = _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(direction));
-  return static_cast<unsigned>(_mm256_movemask_ps(
-      _mm256_cmp_ps(directed, _mm256_loadu_ps(threshold), _CMP_GE_OQ)));
+  return static_cast<unsigned>(
+      _mm256_movemask_ps(_mm256_cmp_ps(directed, _mm256_loadu_ps(threshold), _CMP_GE_OQ)));
 }
 
-// Counts differing bits of 256-bit blocks. A byte gains at most 8 a block: 31 blocks fit into it.
-struct BitCounter {
-  __m256i bytes = _mm256_setzero_si256(), total = _mm256_setzero_si256();
-  void Add(const uint64_t* a, const uint64_t* b) {
+// Counts, for 8 channels, the bits in which a word differs from theirs. A byte's count is the sum
+// of two table look-ups, one a nibble.
+struct BitCounts {
+  __m256i bytes[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  void Add(const uint64_t* a, const uint64_t* w) {
     const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1,
                                             2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     const __m256i low = _mm256_set1_epi8(15);
-    const __m256i bits = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)),
-                                          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
-    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bits, 4), low);
-    bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(counts, _mm256_and_si256(bits, low)));
-    bytes = _mm256_add_epi8(bytes, _mm256_shuffle_epi8(counts, high));
+    const __m256i word = _mm256_set1_epi64x(static_cast<long long>(*a));
+    for (int v = 0; v < 2; ++v) {
+      const __m256i bits =
+          _mm256_xor_si256(word, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 4 * v)));
+      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bits, 4), low);
+      const __m256i count =
+          _mm256_add_epi8(_mm256_shuffle_epi8(counts, _mm256_and_si256(bits, low)),
+                          _mm256_shuffle_epi8(counts, high));
+      bytes[v] = _mm256_add_epi8(bytes[v], count);
+    }
   }
   void Widen() {
-    total = _mm256_add_epi64(total, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
-    bytes = _mm256_setzero_si256();
+    for (int v = 0; v < 2; ++v) {
+      total[v] = _mm256_add_epi64(total[v], _mm256_sad_epu8(bytes[v], _mm256_setzero_si256()));
+      bytes[v] = _mm256_setzero_si256();
+    }
   }
-  int32_t Total() const {
-    const __m128i half =
-        _mm_add_epi64(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
-    return static_cast<int32_t>(_mm_cvtsi128_si64(half) + _mm_extract_epi64(half, 1));
+  void Store(int32_t* differing) const {
+    const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0);
+    for (int v = 0; v < 2; ++v) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(differing + 4 * v),
+                       _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(total[v], even)));
+    }
   }
 };
 
@@ -68,20 +79,29 @@ inline unsigned ReachMask(const float* x, const float* direction, const float* t
   return vaddvq_u32(vandq_u32(lo, bits)) | vaddvq_u32(vandq_u32(hi, bits)) << 4;
 }
 
-// A byte gains at most 16 a block (two halves of up to 8): 15 blocks fit into it.
-struct BitCounter {
-  uint8x16_t bytes = vdupq_n_u8(0);
-  uint32x4_t total = vdupq_n_u32(0);
-  void Add(const uint64_t* a, const uint64_t* b) {
-    const uint8x16_t lo = vreinterpretq_u8_u64(veorq_u64(vld1q_u64(a), vld1q_u64(b)));
-    const uint8x16_t hi = vreinterpretq_u8_u64(veorq_u64(vld1q_u64(a + 2), vld1q_u64(b + 2)));
-    bytes = vaddq_u8(bytes, vaddq_u8(vcntq_u8(lo), vcntq_u8(hi)));
+// Counts, for 8 channels, the bits in which a word differs from theirs: eor, cnt, widened by
+// uadalp.
+struct BitCounts {
+  uint8x16_t bytes[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
+  uint64x2_t total[4] = {vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0)};
+  void Add(const uint64_t* a, const uint64_t* w) {
+    const uint64x2_t word = vld1q_dup_u64(a);
+    for (int v = 0; v < 4; ++v) {
+      const uint8x16_t bits = vreinterpretq_u8_u64(veorq_u64(word, vld1q_u64(w + 2 * v)));
+      bytes[v] = vaddq_u8(bytes[v], vcntq_u8(bits));
+    }
   }
   void Widen() {
-    total = vpadalq_u16(total, vpaddlq_u8(bytes));
-    bytes = vdupq_n_u8(0);
+    for (int v = 0; v < 4; ++v) {
+      total[v] = vpadalq_u32(total[v], vpaddlq_u16(vpaddlq_u8(bytes[v])));
+      bytes[v] = vdupq_n_u8(0);
+    }
   }
-  int32_t Total() const { return static_cast<int32_t>(vaddvq_u32(total)); }
+  void Store(int32_t* differing) const {
+    for (int v = 0; v < 4; ++v) {
+      vst1_s32(differing + 2 * v, vreinterpret_s32_u32(vmovn_u64(total[v])));
+    }
+  }
 };
 
 #else
@@ -117,13 +137,15 @@ inline unsigned ReachMask(const float* x, const float* direction, const float* t
   return mask;
 }
 
-struct BitCounter {
-  int32_t total = 0;
-  void Add(const uint64_t* a, const uint64_t* b) {
-    for (int i = 0; i < 4; ++i) total += __builtin_popcountll(a[i] ^ b[i]);
+struct BitCounts {
+  int32_t total[8] = {};
+  void Add(const uint64_t* a, const uint64_t* w) {
+    for (int l = 0; l < 8; ++l) total[l] += __builtin_popcountll(*a ^ w[l]);
   }
   void Widen() {}
-  int32_t Total() const { return total; }
+  void Store(int32_t* differing) const {
+    for (int l = 0; l < 8; ++l) differing[l] = total[l];
+  }
 };
 
 #endif

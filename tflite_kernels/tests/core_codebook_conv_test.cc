@@ -119,6 +119,24 @@ TEST(CodebookConv, PointwiseOnAnyMap) {
   Compare(strided, Model(random, strided, 8, 8), random);
 }
 
+TEST(CodebookConv, RowsOfEveryWidth) {
+  Random random(7);
+  for (int width : {1, 2, 5, 8, 14, 17, 30, 33, 45, 52, 64, 65, 130}) {
+    ConvGeometry g{
+        1, 4, width, 16, 0, 0, 40, 3, 3, random.Int(1, 2), random.Int(1, 3), 1, random.Int(1, 2),
+        0, 0, 1};
+    SamePadding(g.in_h, g.kernel_h, g.stride_h, g.dilation_h, &g.out_h, &g.pad_top);
+    SamePadding(g.in_w, g.kernel_w, g.stride_w, g.dilation_w, &g.out_w, &g.pad_left);
+    Compare(g, Model(random, g, 8, 4), random);
+  }
+}
+
+TEST(CodebookConv, StridesLongerThanTheKernel) {
+  Random random(8);
+  const ConvGeometry g{2, 13, 17, 24, 4, 4, 40, 2, 2, 4, 5, 1, 1, 0, 0, 1};
+  Compare(g, Model(random, g, 8, 4), random);
+}
+
 TEST(CodebookConv, Depthwise) {
   Random random(5);
   ConvGeometry g = RandomGeometry(random, 5);

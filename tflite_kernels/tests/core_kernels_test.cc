@@ -1,5 +1,4 @@
 #include "core/kernels.h"
-
 #include "core_test_util.h"
 
 namespace kerasq {

@@ -81,7 +81,7 @@ inline ConvGeometry RandomGeometry(Random& random, int max_channels) {
 }
 
 inline std::vector<float> RunOperator(const ConvOperator& op, const ConvGeometry& g,
-                              const std::vector<float>& input, int num_threads) {
+                                      const std::vector<float>& input, int num_threads) {
   ThreadPool pool(num_threads);
   const size_t bytes = op.ScratchBytes(g, num_threads);
   const size_t rounded = (bytes + 127) / 64 * 64;

@@ -1,0 +1,132 @@
+#include "core/checks.h"
+
+#include <cmath>
+
+#include "core/values.h"
+
+namespace kerasq {
+namespace {
+
+constexpr int64_t kMaxProduct = int64_t{1} << 30;
+
+// The product of positive sizes, or kMaxProduct + 1 where it is larger than kMaxProduct.
+int64_t Product(std::initializer_list<int64_t> sizes) {
+  int64_t product = 1;
+  for (int64_t size : sizes) {
+    if (size > kMaxProduct / product) return kMaxProduct + 1;
+    product *= size;
+  }
+  return product;
+}
+
+std::string CheckBasis(const ConvGeometry& g, const BitplaneWeights& w) {
+  if (w.basis_rows != w.weight_planes && w.basis_rows != w.weight_planes + 1) {
+    return "weight_basis has " + std::to_string(w.basis_rows) + " rows for " +
+           std::to_string(w.weight_planes) + " planes: give one each, and one more for an offset";
+  }
+  if (w.basis_cols != 1 && w.basis_cols != g.out_c) {
+    return "weight_basis must have 1 or " + std::to_string(g.out_c) + " columns, not " +
+           std::to_string(w.basis_cols);
+  }
+  if (w.bias_size != 1 && w.bias_size != g.out_c) {
+    return "bias must have 1 or " + std::to_string(g.out_c) + " elements, not " +
+           std::to_string(w.bias_size);
+  }
+  return "";
+}
+
+std::string CheckInputPlanes(const ConvGeometry& g, const BitplaneWeights& w) {
+  const int levels = (1 << w.input_planes) - 1;
+  if ((w.threshold_rows != 1 && w.threshold_rows != g.in_c) ||
+      (w.direction_size != 1 && w.direction_size != g.in_c)) {
+    return "thresholds and direction must have 1 row or one for each of the " +
+           std::to_string(g.in_c) + " input channels";
+  }
+  if (w.input_basis_size != w.input_planes && w.input_basis_size != w.input_planes + 1) {
+    return "input_basis must have one element a plane, and one more for an offset";
+  }
+  for (int64_t i = 0; i < static_cast<int64_t>(w.threshold_rows) * levels; ++i) {
+    if (std::isnan(w.thresholds[i])) return "a threshold is not a number";
+    if (i % levels > 0 && w.thresholds[i] < w.thresholds[i - 1]) {
+      return "the thresholds of a channel must ascend";
+    }
+  }
+  for (int i = 0; i < w.direction_size; ++i) {
+    if (w.direction[i] != 1.0f && w.direction[i] != -1.0f) return "a direction must be +1 or -1";
+  }
+  for (int i = 0; i <= levels; ++i) {
+    if (w.level_bits[i] > levels) return "level_bits name a plane that is not there";
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string CheckGeometry(const ConvGeometry& g) {
+  if (g.in_c < 1 || g.out_c < 1 || g.kernel_h < 1 || g.kernel_w < 1 || g.stride_h < 1 ||
+      g.stride_w < 1 || g.dilation_h < 1 || g.dilation_w < 1 || g.groups < 1) {
+    return "channels, kernel, strides, dilations and groups must be at least 1";
+  }
+  if (g.pad_top < 0 || g.pad_left < 0) return "padding must not be negative";
+  if (g.in_c % g.groups != 0 || g.out_c % g.groups != 0) {
+    return std::to_string(g.groups) + " groups do not divide " + std::to_string(g.in_c) +
+           " input and " + std::to_string(g.out_c) + " output channels";
+  }
+  // Counts of an output are kept in 32 bits, and so are positions in a kernel.
+  if (Product({g.kernel_h, g.kernel_w, g.group_in()}) > kMaxProduct ||
+      Product({g.kernel_h, g.dilation_h}) > kMaxProduct ||
+      Product({g.kernel_w, g.dilation_w}) > kMaxProduct) {
+    return "a kernel of more than 2^30 elements an output channel";
+  }
+  if (Product({g.kernel_h, g.kernel_w, g.group_in(), g.out_c}) > kMaxProduct) {
+    return "more than 2^30 weights";
+  }
+  return "";
+}
+
+std::string CheckBitplane(const ConvGeometry& g, const BitplaneWeights& w) {
+  if (w.weight_planes < 1 || w.weight_planes > kMaxWeightPlanes) {
+    return "weight_planes must be 1 to 8, not " + std::to_string(w.weight_planes);
+  }
+  if (w.input_planes < 0 || w.input_planes > kMaxInputPlanes) {
+    return "input_planes must be 0 to 3, not " + std::to_string(w.input_planes);
+  }
+  if (w.pad_value != 0 && w.pad_value != 1) {
+    return "pad_value must be 0 or 1, not " + std::to_string(w.pad_value);
+  }
+  const std::string basis = CheckBasis(g, w);
+  if (!basis.empty() || w.input_planes == 0) return basis;
+  return CheckInputPlanes(g, w);
+}
+
+std::string CheckCodebook(const ConvGeometry& g, const CodebookWeights& w) {
+  if (w.subvector < 1) {
+    return "subvector must be at least 1, not " + std::to_string(w.subvector);
+  }
+  if (w.codewords < 1 || w.codewords > 256) {
+    return "codewords must be 1 to 256, not " + std::to_string(w.codewords);
+  }
+  if (w.bits < 1 || w.bits > 8 || w.codewords > 1 << w.bits || w.codewords <= (1 << w.bits) / 2) {
+    if (w.codewords != 1 || w.bits != 1) {
+      return std::to_string(w.bits) + " bits do not fit " + std::to_string(w.codewords) +
+             " codewords";
+    }
+  }
+  if (w.subspaces != CeilDiv(g.group_in(), w.subvector)) {
+    return "the indices have " + std::to_string(w.subspaces) + " sub-spaces, the input " +
+           std::to_string(CeilDiv(g.group_in(), w.subvector));
+  }
+  if ((w.multiplier_size != 1 && w.multiplier_size != g.out_c) ||
+      (w.bias_size != 1 && w.bias_size != g.out_c)) {
+    return "multiplier and bias must have 1 or " + std::to_string(g.out_c) + " elements";
+  }
+  if (Product({w.subspaces, w.codewords, w.subvector}) > kMaxProduct) {
+    return "more than 2^30 elements in the codebooks";
+  }
+  if (w.codebooks != 1 && w.codebooks != w.subspaces) {
+    return "there must be 1 codebook or one a sub-space, not " + std::to_string(w.codebooks);
+  }
+  return "";
+}
+
+}  // namespace kerasq

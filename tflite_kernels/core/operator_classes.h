@@ -1,0 +1,35 @@
+// The ways an operator is carried out; the factories of operators.h choose among them.
+#ifndef KERASQ_CORE_OPERATOR_CLASSES_H_
+#define KERASQ_CORE_OPERATOR_CLASSES_H_
+
+#include <memory>
+#include <vector>
+
+#include "core/operators.h"
+#include "core/packed_codebook.h"
+
+namespace kerasq {
+
+// Quantized inputs: xor and popcount.
+std::unique_ptr<ConvOperator> MakeBinaryConv(const ConvGeometry& geometry,
+                                             const BitplaneWeights& weights);
+
+// Float inputs: planes decoded for a GEMM.
+std::unique_ptr<ConvOperator> MakeWeightOnlyConv(const ConvGeometry& geometry,
+                                                 const BitplaneWeights& weights);
+
+// Tables or a GEMM, as the geometry of the moment makes worth while.
+std::unique_ptr<ConvOperator> MakeLookUpOrGemmConv(const ConvGeometry& geometry,
+                                                   const CodebookWeights& weights,
+                                                   PackedCodebook book);
+
+// One input channel a group: channels are lanes, weights (there are few) are decoded once.
+std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& geometry,
+                                                const BitplaneWeights& weights);
+std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& geometry,
+                                                const CodebookWeights& weights,
+                                                const PackedCodebook& book);
+
+}  // namespace kerasq
+
+#endif  // KERASQ_CORE_OPERATOR_CLASSES_H_

@@ -1,0 +1,330 @@
+// The four operators through the runtime's callbacks, against the references of core.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <random>
+
+#include "core/reference.h"
+#include "tests/tflite_fake_runtime.h"
+#include "tflite/register.h"
+
+extern "C" {
+TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
+                                              void (*report_error)(const char*));
+void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate);
+}
+
+namespace kerasq {
+namespace {
+
+using Values = std::map<std::string, int64_t>;
+
+std::vector<float> RandomFloats(std::mt19937* random, size_t count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(*random);
+  return values;
+}
+
+std::vector<uint8_t> RandomBytes(std::mt19937* random, size_t count) {
+  std::vector<uint8_t> values(count);
+  for (uint8_t& value : values) value = static_cast<uint8_t>((*random)());
+  return values;
+}
+
+// A bit-plane operator of one weight plane and quantized input, and its tensors.
+struct BitplaneCase {
+  bool dense = false;
+  std::vector<int> input_shape = {2, 5, 6, 4};
+  int channels = 6;
+  Values options = {{"version", 1},       {"activation", 1},  {"kernel_h", 3},
+                    {"kernel_w", 3},      {"stride_h", 2},    {"stride_w", 1},
+                    {"dilation_h", 1},    {"dilation_w", 1},  {"padding", 0},
+                    {"groups", 2},        {"pad_value", 1},   {"channels_out", 6},
+                    {"weight_planes", 1}, {"input_planes", 1}};
+  std::vector<uint8_t> planes;
+  std::vector<float> basis, bias, thresholds, direction = {1.0f}, input_basis = {0.5f};
+  std::vector<uint8_t> level_bits = {0, 1};
+
+  explicit BitplaneCase(bool is_dense = false) : dense(is_dense) {
+    std::mt19937 random(3);
+    planes = RandomBytes(&random, channels * RowBytes());
+    basis = RandomFloats(&random, channels);
+    bias = RandomFloats(&random, channels);
+    thresholds = RandomFloats(&random, 1);
+  }
+
+  const char* Name() const { return dense ? "KerasqBitplaneDense" : "KerasqBitplaneConv2D"; }
+  int RowBytes() const { return ((dense ? 4 : 9 * 2) + 7) / 8; }
+
+  // Returns the input; the output is the tensor after it.
+  int AddTo(FakeRuntime* runtime, int input = -1) const {
+    if (input < 0) input = runtime->AddTensor(kTfLiteFloat32, input_shape);
+    const int output = runtime->AddTensor(kTfLiteFloat32, {1});
+    const std::vector<int> inputs = {
+        input,
+        runtime->AddConstant(kTfLiteUInt8, {1, channels, RowBytes()}, planes),
+        runtime->AddConstant(kTfLiteFloat32, {1, channels}, basis),
+        runtime->AddConstant(kTfLiteFloat32, {channels}, bias),
+        runtime->AddConstant(kTfLiteFloat32, {1, 1}, thresholds),
+        runtime->AddConstant(kTfLiteFloat32, {1}, direction),
+        runtime->AddConstant(kTfLiteUInt8, {2}, level_bits),
+        runtime->AddConstant(kTfLiteFloat32, {1}, input_basis)};
+    runtime->AddNode(Name(), inputs, output, EncodeOptions(options));
+    return input;
+  }
+
+  std::vector<float> Expect(const std::vector<float>& input, const ConvGeometry& geometry) const {
+    BitplaneWeights weights = {};
+    weights.weight_planes = weights.input_planes = weights.basis_rows = 1;
+    weights.pad_value = dense ? 0 : 1;
+    weights.activation = Activation::kRelu;
+    weights.planes = planes.data();
+    weights.basis = basis.data();
+    weights.basis_cols = weights.bias_size = channels;
+    weights.bias = bias.data();
+    weights.thresholds = thresholds.data();
+    weights.direction = direction.data();
+    weights.level_bits = level_bits.data();
+    weights.input_basis = input_basis.data();
+    weights.threshold_rows = weights.direction_size = weights.input_basis_size = 1;
+    std::vector<float> output(geometry.batch * geometry.out_h * geometry.out_w * channels);
+    ReferenceBitplaneConv(geometry, weights, input.data(), output.data());
+    return output;
+  }
+};
+
+void ExpectNear(const float* actual, const std::vector<float>& expected) {
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(actual[i], expected[i], 1e-4 * (1 + std::fabs(expected[i]))) << i;
+  }
+}
+
+ConvGeometry ConvolutionOf(int batch, int height, int out_height) {
+  return {batch, height, 6, 4, out_height, 6, 6, 3, 3, 2, 1, 1, 1, 1, 1, 2};
+}
+
+TEST(Operators, BitplaneConvMatchesTheReferenceAcrossResizes) {
+  FakeRuntime runtime;
+  BitplaneCase test;
+  const int input = test.AddTo(&runtime);
+  runtime.Register(*KerasqRegister_BITPLANE_CONV_2D());
+  std::mt19937 random(9);
+  for (const auto& [batch, threads] : {std::pair(2, 1), {3, 2}, {0, 2}, {1, -1}}) {
+    runtime.context.recommended_num_threads = threads;
+    runtime.Resize(input, {batch, 5, 6, 4});
+    ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+    EXPECT_EQ(runtime.Shape(input + 1), std::vector<int>({batch, 3, 6, 6}));
+    const std::vector<float> x = RandomFloats(&random, batch * 5 * 6 * 4);
+    std::copy(x.begin(), x.end(), runtime.Floats(input));
+    ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
+    ExpectNear(runtime.Floats(input + 1), test.Expect(x, ConvolutionOf(batch, 5, 3)));
+  }
+}
+
+TEST(Operators, BitplaneDenseTakesAnyRank) {
+  for (const std::vector<int>& shape : {std::vector<int>{4}, {3, 4}, {2, 3, 4}, {1, 2, 1, 2, 4}}) {
+    FakeRuntime runtime;
+    BitplaneCase test(/*is_dense=*/true);
+    test.input_shape = shape;
+    const int input = test.AddTo(&runtime);
+    runtime.Register(*KerasqRegister_BITPLANE_DENSE());
+    ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+    std::vector<int> expected_shape = shape;
+    expected_shape.back() = 6;
+    EXPECT_EQ(runtime.Shape(input + 1), expected_shape);
+    int rows = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    std::mt19937 random(2);
+    const std::vector<float> x = RandomFloats(&random, rows * 4);
+    std::copy(x.begin(), x.end(), runtime.Floats(input));
+    ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
+    const ConvGeometry geometry = {rows, 1, 1, 4, 1, 1, 6, 1, 1, 1, 1, 1, 1, 0, 0, 1};
+    ExpectNear(runtime.Floats(input + 1), test.Expect(x, geometry));
+  }
+}
+
+// A dense codebook operator of 3 codewords of length 2, on 5 channels.
+struct CodebookCase {
+  Values options = {{"version", 1},   {"activation", 2}, {"channels_out", 4}, {"subvector", 2},
+                    {"codewords", 3}, {"bits", 2},       {"tables", 0}};
+  std::vector<uint8_t> indices = {0b10010010, 0b00011000, 0b01100001};
+  std::vector<float> codewords, multiplier = {0.5f}, bias = {1, 2, 3, 4};
+  bool half = false;
+
+  CodebookCase() {
+    std::mt19937 random(4);
+    codewords = RandomFloats(&random, 3 * 3 * 2);
+  }
+
+  int AddTo(FakeRuntime* runtime) const {
+    const int input = runtime->AddTensor(kTfLiteFloat32, {2, 5});
+    const int output = runtime->AddTensor(kTfLiteFloat32, {1});
+    const std::vector<uint16_t> halves(18, 0x3c00);  // ones
+    const int book = half ? runtime->AddConstant(kTfLiteFloat16, {3, 3, 2}, halves)
+                          : runtime->AddConstant(kTfLiteFloat32, {3, 3, 2}, codewords);
+    const std::vector<int> inputs = {input, book,
+                                     runtime->AddConstant(kTfLiteUInt8, {1, 3, 1}, indices),
+                                     runtime->AddConstant(kTfLiteFloat32, {1}, multiplier),
+                                     runtime->AddConstant(kTfLiteFloat32, {4}, bias)};
+    runtime->AddNode("KerasqCodebookDense", inputs, output, EncodeOptions(options));
+    return input;
+  }
+};
+
+TEST(Operators, CodebookDenseMatchesItsMeaning) {
+  for (bool half : {false, true}) {
+    FakeRuntime runtime;
+    CodebookCase test;
+    test.half = half;
+    const int input = test.AddTo(&runtime);
+    runtime.Register(*KerasqRegister_CODEBOOK_DENSE());
+    ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+    std::mt19937 random(6);
+    const std::vector<float> x = RandomFloats(&random, 10);
+    std::copy(x.begin(), x.end(), runtime.Floats(input));
+    ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
+    std::vector<float> expected;
+    for (int row = 0; row < 2; ++row) {
+      for (int c = 0; c < 4; ++c) {
+        float sum = 0;
+        for (int i = 0; i < 5; ++i) {
+          const int index = test.indices[i / 2] >> (2 * c) & 3;
+          const float w = half ? 1.0f : test.codewords[(i / 2 * 3 + index) * 2 + i % 2];
+          sum += x[row * 5 + i] * w;
+        }
+        expected.push_back(std::min(std::max(0.5f * sum + test.bias[c], 0.0f), 6.0f));
+      }
+    }
+    ExpectNear(runtime.Floats(input + 1), expected);
+  }
+}
+
+TEST(Operators, MalformedBitplanesGiveMessages) {
+  const std::pair<std::function<void(FakeRuntime*, int input)>, const char*> damages[] = {
+      {[](FakeRuntime* r, int i) { r->tensors[i].type = kTfLiteInt8; },
+       "KerasqBitplaneConv2D: its input has type int8, expected float32"},
+      {[](FakeRuntime* r, int i) { r->tensors[i + 1].type = kTfLiteInt8; }, "output has type int8"},
+      {[](FakeRuntime* r, int i) {
+         r->Resize(i, {2, 5, 6});
+       },
+       "its input has shape [2, 5, 6]"},
+      {[](FakeRuntime* r, int i) {
+         r->Resize(i, {2, 5, 6, 6});
+       },
+       "planes has shape [1, 6, 3]"},
+      {[](FakeRuntime* r, int i) {
+         r->Resize(i, {2, 5, 6, 0});
+       },
+       "its input has no channels"},
+      {[](FakeRuntime* r, int i) { r->tensors[i].dims->data[1] = -5; }, "dimension is negative"},
+      {[](FakeRuntime* r, int i) { r->tensors[i].dims->data[1] = 1 << 30; }, "2^31 - 1 elements"},
+      {[](FakeRuntime* r, int i) { r->tensors[i + 2].allocation_type = kTfLiteArenaRw; },
+       "planes must be a constant"},
+      {[](FakeRuntime* r, int i) { r->tensors[i + 2].data.data = nullptr; },
+       "planes must be a constant"},
+      {[](FakeRuntime* r, int i) { r->tensors[i + 2].bytes = 9; }, "planes stores 9 bytes"},
+      {[](FakeRuntime* r, int i) { r->tensors[i + 3].data.uint8 += 1; }, "is not aligned"},
+      {[](FakeRuntime* r, int) { r->nodes[0].node.inputs->data[3] = 99; }, "3 is missing"},
+      {[](FakeRuntime* r, int) { r->nodes[0].node.inputs->size = 0; }, "it has 0 inputs"},
+      {[](FakeRuntime* r, int) { r->nodes[0].node.outputs->size = 0; }, "it has 0 outputs"},
+  };
+  for (const auto& [damage, message] : damages) {
+    FakeRuntime runtime;
+    const int input = BitplaneCase().AddTo(&runtime);
+    runtime.Register(*KerasqRegister_BITPLANE_CONV_2D());
+    damage(&runtime, input);
+    EXPECT_EQ(runtime.Prepare(), kTfLiteError) << message;
+    EXPECT_NE(runtime.errors.find(message), std::string::npos) << runtime.errors;
+    EXPECT_EQ(runtime.Invoke(), kTfLiteError);
+  }
+}
+
+TEST(Operators, OptionsThatOverflowGiveMessages) {
+  const std::pair<Values, const char*> damages[] = {
+      {{{"stride_h", 0}}, "'stride_h' is 0"},
+      {{{"kernel_h", INT32_MAX}}, "'kernel_h' is 2147483647"},
+      {{{"kernel_h", 1 << 20}, {"kernel_w", 1 << 20}}, "planes has shape"},
+      {{{"kernel_h", 1 << 20}, {"dilation_h", 1 << 20}}, "spans more than"},
+      {{{"padding", 1}, {"dilation_w", 3}}, "feed a larger input"},
+      {{{"version", 3}}, "update kerasq"},
+  };
+  for (const auto& [changes, message] : damages) {
+    FakeRuntime runtime;
+    BitplaneCase test;
+    for (const auto& change : changes) test.options[change.first] = change.second;
+    test.AddTo(&runtime);
+    runtime.Register(*KerasqRegister_BITPLANE_CONV_2D());
+    EXPECT_EQ(runtime.Prepare(), kTfLiteError) << message;
+    EXPECT_NE(runtime.errors.find(message), std::string::npos) << runtime.errors;
+  }
+}
+
+TEST(Operators, AnIndexPastTheCodebookGivesAMessage) {
+  FakeRuntime runtime;
+  CodebookCase test;
+  test.indices[1] = 0xff;
+  test.AddTo(&runtime);
+  runtime.Register(*KerasqRegister_CODEBOOK_DENSE());
+  EXPECT_EQ(runtime.Prepare(), kTfLiteError);
+  EXPECT_NE(runtime.errors.find("KerasqCodebookDense: "), std::string::npos);
+}
+
+class Delegate : public testing::Test {
+ protected:
+  void SetUp() override { delegate_ = tflite_plugin_create_delegate(nullptr, nullptr, 0, nullptr); }
+  void TearDown() override { tflite_plugin_destroy_delegate(delegate_); }
+  TfLiteDelegate* delegate_;
+};
+
+TEST_F(Delegate, RunsOperatorsInARow) {
+  FakeRuntime runtime;
+  BitplaneCase first, second(/*is_dense=*/true);
+  second.dense = true;
+  const int input = first.AddTo(&runtime);
+  // The second reads the first's 6 channels: its planes hold 6 bits.
+  second.AddTo(&runtime, input + 1);
+  ASSERT_EQ(delegate_->Prepare(&runtime.context, delegate_), kTfLiteOk) << runtime.errors;
+  for (const FakeRuntime::Node& node : runtime.nodes) EXPECT_EQ(node.node.delegate, delegate_);
+  ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+  std::mt19937 random(8);
+  const std::vector<float> x = RandomFloats(&random, 2 * 5 * 6 * 4);
+  std::copy(x.begin(), x.end(), runtime.Floats(input));
+  ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
+  const std::vector<float> middle = first.Expect(x, ConvolutionOf(2, 5, 3));
+  const ConvGeometry rows = {36, 1, 1, 6, 1, 1, 6, 1, 1, 1, 1, 1, 1, 0, 0, 1};
+  const int last = runtime.nodes[1].node.outputs->data[0];
+  EXPECT_EQ(runtime.Shape(last), std::vector<int>({2, 3, 6, 6}));
+  ExpectNear(runtime.Floats(last), second.Expect(middle, rows));
+}
+
+TEST_F(Delegate, LeavesOtherOperatorsAlone) {
+  FakeRuntime runtime;
+  BitplaneCase().AddTo(&runtime);
+  runtime.nodes[0].registration.custom_name = "SomeOtherOperator";
+  ASSERT_EQ(delegate_->Prepare(&runtime.context, delegate_), kTfLiteOk) << runtime.errors;
+  EXPECT_EQ(runtime.nodes[0].node.delegate, nullptr);
+}
+
+TEST_F(Delegate, RefusesDamagedOptionsAtOnce) {
+  FakeRuntime runtime;
+  BitplaneCase().AddTo(&runtime);
+  runtime.nodes[0].node.custom_initial_data_size -= 3;
+  EXPECT_EQ(delegate_->Prepare(&runtime.context, delegate_), kTfLiteError);
+  EXPECT_NE(runtime.errors.find("KerasqBitplaneConv2D 'layer': its custom options"),
+            std::string::npos)
+      << runtime.errors;
+}
+
+TEST(DelegateOptions, AreRefused) {
+  static std::string message;
+  char key[] = "speed", value[] = "11";
+  char *keys[] = {key}, *values[] = {value};
+  EXPECT_EQ(tflite_plugin_create_delegate(keys, values, 1, [](const char* m) { message = m; }),
+            nullptr);
+  EXPECT_NE(message.find("no option 'speed'"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace kerasq

@@ -1,0 +1,81 @@
+// KerasqCodebookConv2D and KerasqCodebookDense: options and tensors.
+#include "tflite/conv_op.h"
+#include "tflite/tensors.h"
+
+namespace kerasq {
+namespace {
+
+constexpr int kMaxCodewords = 256;
+constexpr int kMaxSubvector = 1 << 20;
+
+enum Input { kCodewords = 1, kIndices, kMultiplier, kBias, kNumInputs };
+
+// Bits of an index into `codewords`, at least one.
+int IndexBits(int codewords) {
+  int bits = 1;
+  while ((1 << bits) < codewords) ++bits;
+  return bits;
+}
+
+class CodebookOp : public ConvOp {
+ public:
+  explicit CodebookOp(bool dense) : dense_(dense) {}
+
+ protected:
+  Status ReadOptions(const Options& options, ConvOptions* conv) override {
+    KERASQ_RETURN_IF_ERROR(ReadConvOptions(options, dense_, conv));
+    KERASQ_RETURN_IF_ERROR(options.Get("subvector", 1, kMaxSubvector, &subvector_));
+    KERASQ_RETURN_IF_ERROR(options.Get("codewords", 1, kMaxCodewords, &codewords_));
+    const int bits = IndexBits(codewords_);
+    KERASQ_RETURN_IF_ERROR(options.Get("bits", bits, bits, &bits_));
+    int tables;
+    return options.Get("tables", 0, 0, &tables);
+  }
+
+  size_t NumInputs() const override { return kNumInputs; }
+
+  Status Pack(const TensorList& inputs, const ConvGeometry& geometry, Activation activation,
+              std::unique_ptr<ConvOperator>* packed) const override {
+    const TfLiteTensor &codewords = *inputs[kCodewords], &indices = *inputs[kIndices];
+    const int64_t channels = geometry.out_c;
+    const int64_t taps = int64_t{geometry.kernel_h} * geometry.kernel_w;
+    const int64_t subspaces = (int64_t{geometry.group_in()} + subvector_ - 1) / subvector_;
+    const bool half = codewords.type == kTfLiteFloat16;
+    KERASQ_RETURN_IF_ERROR(CheckConstant("codewords", codewords,
+                                         half ? kTfLiteFloat16 : kTfLiteFloat32,
+                                         {{1, subspaces}, codewords_, subvector_}));
+    KERASQ_RETURN_IF_ERROR(CheckConstant("indices", indices, kTfLiteUInt8,
+                                         {taps, subspaces, (channels * bits_ + 7) / 8}));
+    KERASQ_RETURN_IF_ERROR(
+        CheckConstant("multiplier", *inputs[kMultiplier], kTfLiteFloat32, {Extent(1, channels)}));
+    KERASQ_RETURN_IF_ERROR(
+        CheckConstant("bias", *inputs[kBias], kTfLiteFloat32, {Extent(1, channels)}));
+    CodebookWeights weights = {};
+    weights.subvector = subvector_;
+    weights.codewords = codewords_;
+    weights.bits = bits_;
+    weights.codebooks = Dimension(codewords, 0);
+    weights.subspaces = static_cast<int>(subspaces);
+    weights.activation = activation;
+    weights.codeword_data = codewords.data.data;
+    weights.codewords_are_f16 = half;
+    weights.indices = indices.data.uint8;
+    weights.multiplier = inputs[kMultiplier]->data.f;
+    weights.multiplier_size = Dimension(*inputs[kMultiplier], 0);
+    weights.bias = inputs[kBias]->data.f;
+    weights.bias_size = Dimension(*inputs[kBias], 0);
+    std::string error;
+    *packed = MakeCodebookConv(geometry, weights, &error);
+    return *packed ? Status::Ok() : Status::Error(error);
+  }
+
+ private:
+  const bool dense_;
+  int subvector_ = 1, codewords_ = 1, bits_ = 1;
+};
+
+}  // namespace
+
+std::unique_ptr<ConvOp> NewCodebookOp(bool dense) { return std::make_unique<CodebookOp>(dense); }
+
+}  // namespace kerasq

@@ -1,0 +1,43 @@
+#include "tflite/conv_op.h"
+
+#include <utility>
+
+#include "tflite/tensors.h"
+
+namespace kerasq {
+
+const char* const kOperatorNames[] = {"KerasqBitplaneConv2D", "KerasqBitplaneDense",
+                                      "KerasqCodebookConv2D", "KerasqCodebookDense", nullptr};
+
+Status ConvOp::Create(const std::string& name, const void* options, size_t size,
+                      std::unique_ptr<ConvOp>* op) {
+  std::unique_ptr<ConvOp> made;
+  if (name == "KerasqBitplaneConv2D") made = NewBitplaneOp(/*dense=*/false);
+  if (name == "KerasqBitplaneDense") made = NewBitplaneOp(/*dense=*/true);
+  if (name == "KerasqCodebookConv2D") made = NewCodebookOp(/*dense=*/false);
+  if (name == "KerasqCodebookDense") made = NewCodebookOp(/*dense=*/true);
+  KERASQ_ENSURE(made != nullptr, "this library does not know the operator: update kerasq");
+  Options parsed;
+  KERASQ_RETURN_IF_ERROR(Options::Parse(options, size, &parsed));
+  KERASQ_RETURN_IF_ERROR(made->ReadOptions(parsed, &made->conv_));
+  *op = std::move(made);
+  return Status::Ok();
+}
+
+Status ConvOp::Prepare(const TensorList& inputs, std::vector<int>* output_shape) {
+  KERASQ_ENSURE(inputs.size() == NumInputs(), "it has ", inputs.size(), " inputs, expected ",
+                NumInputs());
+  KERASQ_ENSURE(inputs[0]->type == kTfLiteFloat32, "its input has type ", TypeName(inputs[0]->type),
+                ", expected float32: put a Dequantize operator before it, as the converter does");
+  ConvGeometry geometry;
+  KERASQ_RETURN_IF_ERROR(ComputeGeometry(conv_, *inputs[0], &geometry, output_shape));
+  // Constants do not change between two calls; the number of channels decides how they are packed.
+  if (packed_ == nullptr || geometry.in_c != geometry_.in_c) {
+    packed_.reset();
+    KERASQ_RETURN_IF_ERROR(Pack(inputs, geometry, conv_.activation, &packed_));
+  }
+  geometry_ = geometry;
+  return Status::Ok();
+}
+
+}  // namespace kerasq

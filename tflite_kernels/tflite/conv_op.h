@@ -1,0 +1,57 @@
+// An operator of the file, before and after its weights are packed.
+#ifndef KERASQ_TFLITE_CONV_OP_H_
+#define KERASQ_TFLITE_CONV_OP_H_
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/operators.h"
+#include "tflite/conv_options.h"
+#include "tflite/options.h"
+#include "tflite/status.h"
+#include "tflite/tflite_c_api.h"
+
+namespace kerasq {
+
+using TensorList = std::vector<const TfLiteTensor*>;
+
+class ConvOp {
+ public:
+  virtual ~ConvOp() = default;
+
+  // Make the operator called `name` from the options stored with it.
+  static Status Create(const std::string& name, const void* options, size_t size,
+                       std::unique_ptr<ConvOp>* op);
+
+  // Check the tensors, compute the output's shape, and pack the weights where that is still to be
+  // done. May be called again when the input changes its shape.
+  Status Prepare(const TensorList& inputs, std::vector<int>* output_shape);
+
+  const ConvGeometry& geometry() const { return geometry_; }
+  // Null until Prepare has succeeded.
+  const ConvOperator* packed() const { return packed_.get(); }
+
+ protected:
+  virtual Status ReadOptions(const Options& options, ConvOptions* conv) = 0;
+  virtual size_t NumInputs() const = 0;
+  // Check the constants against the geometry and pack them.
+  virtual Status Pack(const TensorList& inputs, const ConvGeometry& geometry, Activation activation,
+                      std::unique_ptr<ConvOperator>* packed) const = 0;
+
+ private:
+  ConvOptions conv_;
+  ConvGeometry geometry_ = {};
+  std::unique_ptr<ConvOperator> packed_;
+};
+
+std::unique_ptr<ConvOp> NewBitplaneOp(bool dense);
+std::unique_ptr<ConvOp> NewCodebookOp(bool dense);
+
+// The names that Create knows, ended by null.
+extern const char* const kOperatorNames[];
+
+}  // namespace kerasq
+
+#endif  // KERASQ_TFLITE_CONV_OP_H_

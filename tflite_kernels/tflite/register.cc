@@ -1,0 +1,65 @@
+#include "tflite/register.h"
+
+#include <memory>
+#include <utility>
+
+#include "tflite/conv_op.h"
+#include "tflite/kernel.h"
+
+namespace kerasq {
+namespace {
+
+constexpr char kBitplaneConv2D[] = "KerasqBitplaneConv2D";
+constexpr char kBitplaneDense[] = "KerasqBitplaneDense";
+constexpr char kCodebookConv2D[] = "KerasqCodebookConv2D";
+constexpr char kCodebookDense[] = "KerasqCodebookDense";
+
+// The runtime hands init the options, but not the name: one function per operator.
+template <const char* kName>
+void* Init(TfLiteContext* context, const char* buffer, size_t length) {
+  std::unique_ptr<Kernel> kernel;
+  const TfLiteStatus status = Report(context, kName, [&] {
+    std::unique_ptr<ConvOp> op;
+    KERASQ_RETURN_IF_ERROR(ConvOp::Create(kName, buffer, length, &op));
+    return NewKernel(context, kName, std::move(op), &kernel);
+  });
+  return status == kTfLiteOk ? kernel.release() : nullptr;
+}
+
+TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
+  auto* kernel = static_cast<Kernel*>(node->user_data);
+  if (kernel != nullptr) kernel->SetTensors(*node->inputs, *node->outputs);
+  return PrepareKernel(context, node);
+}
+
+template <const char* kName>
+TfLiteRegistration* Registration() {
+  static TfLiteRegistration registration = [] {
+    TfLiteRegistration made = {};
+    made.init = Init<kName>;
+    made.free = FreeKernel;
+    made.prepare = Prepare;
+    made.invoke = InvokeKernel;
+    made.profiling_string = ProfileKernel;
+    made.custom_name = kName;
+    made.version = 1;
+    return made;
+  }();
+  return &registration;
+}
+
+}  // namespace
+}  // namespace kerasq
+
+TfLiteRegistration* KerasqRegister_BITPLANE_CONV_2D() {
+  return kerasq::Registration<kerasq::kBitplaneConv2D>();
+}
+TfLiteRegistration* KerasqRegister_BITPLANE_DENSE() {
+  return kerasq::Registration<kerasq::kBitplaneDense>();
+}
+TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D() {
+  return kerasq::Registration<kerasq::kCodebookConv2D>();
+}
+TfLiteRegistration* KerasqRegister_CODEBOOK_DENSE() {
+  return kerasq::Registration<kerasq::kCodebookDense>();
+}
