@@ -8,7 +8,7 @@ KERNELS := $(shell find tflite_kernels -name '*.cc' -o -name '*.h' -o -name 'CMa
 DEMO_ARGS ?=
 BUILD_JOBS := $(shell nproc)
 
-.PHONY: setup build demo test test-fast test-kernels lint format bench test-arm64 clean
+.PHONY: setup build demo test test-fast test-kernels test-sanitize lint format bench test-arm64 clean
 
 setup: $(INSTALLED)
 
@@ -41,6 +41,12 @@ test-kernels:
 	else \
 	  echo "C++ tests of the kernels not run: GoogleTest is missing (Debian: libgtest-dev)"; \
 	fi
+
+# The same under the address and undefined-behaviour sanitizers.
+test-sanitize:
+	cmake -S tflite_kernels --preset sanitize >/dev/null
+	cmake --build build/sanitize --parallel $(BUILD_JOBS)
+	ctest --test-dir build/sanitize --output-on-failure --no-tests=error
 
 lint: setup
 	$(BIN)/ruff check .
