@@ -1,6 +1,7 @@
 #include "core/gemm_conv.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/values.h"
@@ -30,22 +31,55 @@ struct ThreadLayout {
 
 int64_t PaddingFloats(const ConvGeometry& g) { return CeilDiv64(g.group_in(), 16) * 16; }
 
-// Where the taps of kGemmRows positions read; positions past the end read as padding.
-void FindPixels(const ConvGeometry& g, const float* input, int64_t first, int first_channel,
-                int begin, const float* padding, const float** pixels) {
-  for (int p = 0; p < kGemmRows; ++p) {
-    const int64_t position = first + p;
-    const bool exists = position < Positions(g);
-    const int ox = static_cast<int>(position % g.out_w);
-    const int oy = static_cast<int>(position / g.out_w % g.out_h);
-    const int64_t n = position / g.out_w / g.out_h;
-    for (int t = 0; t < g.taps(); ++t) {
-      const int y = oy * g.stride_h - g.pad_top + t / g.kernel_w * g.dilation_h;
-      const int x = ox * g.stride_w - g.pad_left + t % g.kernel_w * g.dilation_w;
-      const bool inside = exists && y >= 0 && y < g.in_h && x >= 0 && x < g.in_w;
-      pixels[t * kGemmRows + p] =
-          inside ? input + ((n * g.in_h + y) * g.in_w + x) * g.in_c + first_channel + begin
-                 : padding;
+// An output position, stepped through in order without dividing.
+struct Position {
+  int image = 0, y = 0, x = 0;
+  void Next(const ConvGeometry& g) {
+    if (++x < g.out_w) return;
+    x = 0;
+    if (++y < g.out_h) return;
+    y = 0;
+    ++image;
+  }
+};
+
+// Where the taps of the kGemmRows positions from `position` on read; positions past the end read
+// as padding. `input` points at the first channel that is read.
+void FindPixels(const ConvGeometry& g, const float* input, Position* position, const float* padding,
+                const float** pixels) {
+  for (int p = 0; p < kGemmRows; ++p, position->Next(g)) {
+    const float* image = input + static_cast<int64_t>(position->image) * g.in_h * g.in_w * g.in_c;
+    const bool exists = position->image < g.batch;
+    const float** target = pixels + p;
+    int y = position->y * g.stride_h - g.pad_top;
+    for (int ky = 0; ky < g.kernel_h; ++ky, y += g.dilation_h) {
+      const float* row = image + static_cast<int64_t>(y) * g.in_w * g.in_c;
+      const bool in_rows = exists && y >= 0 && y < g.in_h;
+      int x = position->x * g.stride_w - g.pad_left;
+      for (int kx = 0; kx < g.kernel_w; ++kx, x += g.dilation_w, target += kGemmRows) {
+        const bool inside = in_rows && x >= 0 && x < g.in_w;
+        *target = inside ? row + static_cast<int64_t>(x) * g.in_c : padding;
+      }
+    }
+  }
+}
+
+// sums[position][16] -> `count` channels from `first` on of every output pixel.
+void WriteOutputs(const ConvGeometry& g, const OutputTransform& transform, int first, int count,
+                  const float* sums, float* output) {
+  float multiplier[kPanelChannels], bias[kPanelChannels];
+  for (int l = 0; l < count; ++l) {
+    multiplier[l] = Broadcast(transform.multiplier, transform.multiplier_size, first + l);
+    bias[l] = Broadcast(transform.bias, transform.bias_size, first + l);
+  }
+  const float low = transform.activation == Activation::kNone ? -INFINITY : 0.0f;
+  const float high = transform.activation == Activation::kRelu6 ? 6.0f : INFINITY;
+  float* pixel = output + first;
+  for (int64_t p = 0; p < Positions(g); ++p, pixel += g.out_c, sums += kPanelChannels) {
+    for (int l = 0; l < count; ++l) {
+      float y = multiplier[l] * sums[l] + bias[l];
+      y = y < low ? low : y;
+      pixel[l] = y > high ? high : y;
     }
   }
 }
@@ -81,16 +115,14 @@ void GemmConv(const ConvGeometry& g, const Kernels& kernels, const DecodePanel& 
     for (int begin = 0; begin < g.group_in(); begin += panel_depth) {
       const int end = std::min(begin + panel_depth, g.group_in());
       decode(first, count, begin, end, panel);
+      const float* channels = input + group * g.group_in() + begin;
+      Position position;
       for (int64_t p = 0; p < Positions(g); p += kGemmRows) {
-        FindPixels(g, input, p, group * g.group_in(), begin, padding, pixels);
+        FindPixels(g, channels, &position, padding, pixels);
         kernels.gemm_6x16(pixels, panel, g.taps(), end - begin, sums + p * kPanelChannels);
       }
     }
-    for (int64_t p = 0; p < Positions(g); ++p) {
-      for (int l = 0; l < count; ++l) {
-        output[p * g.out_c + first + l] = transform.Apply(sums[p * kPanelChannels + l], first + l);
-      }
-    }
+    WriteOutputs(g, transform, first, count, sums, output);
   });
 }
 

@@ -12,7 +12,7 @@ namespace kerasq {
 
 // Decodes the kernels of output channels first .. first + count - 1 (at most 16, all of one group)
 // for the input channels begin .. end - 1 of the group:
-// panel[(tap * (end - begin) + i) * 16 + l]. Lanes from `count` on are zero.
+// panel[(tap * (end - begin) + i) * 16 + l]. Lanes from `count` on are not read.
 using DecodePanel = std::function<void(int first, int count, int begin, int end, float* panel)>;
 
 // Input channels a panel holds; a multiple of `multiple`.

@@ -44,6 +44,11 @@ struct Kernels {
   void (*gemm_6x16)(const float* const* pixels, const float* panel, int taps, int depth,
                     float* sums);
 
+  // rows[j][l] = columns[j][low[l]], rows[j][8 + l] = columns[j][high[l]] for j < length, l < 8:
+  // sub-vectors of a codebook of at most 16 codewords, whose element j is columns[j][codeword].
+  void (*decode_codewords_x16)(const uint8_t* low, const uint8_t* high, const float* columns,
+                               int length, float* rows);
+
   // panel[i][l] = offset[l] + sum_p (bit l of masks[p * mask_stride + i] ? scales : -scales)[p][l]
   // for i < n, l < 16.
   void (*decode_planes_x16)(const uint16_t* masks, int64_t mask_stride, int planes,

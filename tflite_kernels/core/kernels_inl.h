@@ -196,5 +196,14 @@ void LookUpAny(const LookUpBlock& block) {
   }
 }
 
-constexpr Kernels kKernels = {KERASQ_ISA_NAME, PackSigns, XorPopcount, Gemm6x16,
+void DecodeCodewordsX16(const uint8_t* low, const uint8_t* high, const float* columns, int length,
+                        float* rows) {
+  for (int j = 0; j < length; ++j, columns += 16, rows += kPanelChannels) {
+    const Table16 table(columns);
+    Store(rows, table.Select(low));
+    Store(rows + 8, table.Select(high));
+  }
+}
+
+constexpr Kernels kKernels = {KERASQ_ISA_NAME, PackSigns, XorPopcount, Gemm6x16, DecodeCodewordsX16,
                               DecodePlanesX16, Depthwise, BuildTable,  LookUpAny};

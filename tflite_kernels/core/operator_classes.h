@@ -19,9 +19,13 @@ std::unique_ptr<ConvOperator> MakeWeightOnlyConv(const ConvGeometry& geometry,
                                                  const BitplaneWeights& weights);
 
 // Tables or a GEMM, as the geometry of the moment makes worth while.
+// How a codebook is run: by the cheaper way for each geometry, or (in tests) by one of them.
+enum class CodebookPath { kCheaper, kLookUp, kGemm };
+
 std::unique_ptr<ConvOperator> MakeLookUpOrGemmConv(const ConvGeometry& geometry,
                                                    const CodebookWeights& weights,
-                                                   PackedCodebook book);
+                                                   PackedCodebook book,
+                                                   CodebookPath path = CodebookPath::kCheaper);
 
 // One input channel a group: channels are lanes, weights (there are few) are decoded once.
 std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& geometry,

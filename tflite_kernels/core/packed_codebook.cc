@@ -19,6 +19,13 @@ PackedCodebook::PackedCodebook(const ConvGeometry& g, const CodebookWeights& w)
   for (size_t i = 0; i < codewords_.size(); ++i) {
     codewords_[i] = CodewordElement(w, static_cast<int64_t>(i));
   }
+  if (has_columns()) {
+    columns_.resize(static_cast<size_t>(w.codebooks) * kColumns * subvector_);
+    for (size_t i = 0; i < codewords_.size(); ++i) {
+      const size_t codeword = i / subvector_ % size_, book = i / subvector_ / size_;
+      columns_[(book * subvector_ + i % subvector_) * kColumns + codeword] = codewords_[i];
+    }
+  }
   const int64_t row_bytes = CeilDiv64(static_cast<int64_t>(g.out_c) * w.bits, 8);
   for (int t = 0; t < g.taps(); ++t) {
     for (int m = 0; m < w.subspaces; ++m) {

@@ -24,6 +24,12 @@ class PackedCodebook {
     return codewords_.data() + static_cast<int64_t>(shared_ ? 0 : subspace) * size_ * subvector_;
   }
 
+  // Of codebooks that one vector holds (size <= 16): [subvector][16], codewords across.
+  bool has_columns() const { return size_ <= kColumns; }
+  const float* columns(int subspace) const {
+    return columns_.data() + static_cast<int64_t>(shared_ ? 0 : subspace) * kColumns * subvector_;
+  }
+
   // [kernel_w][8 channels] of one row of the kernel; the next sub-space follows. `block` counts
   // through all groups. Channels past the end of a group have index 0.
   const uint8_t* indices(int block, int kernel_row, int subspace) const {
@@ -36,10 +42,12 @@ class PackedCodebook {
   }
 
  private:
+  static constexpr int kColumns = 16;
+
   const int subvector_, size_, subspaces_, blocks_, kernel_h_, kernel_w_;
   const bool shared_;
   int largest_ = 0;
-  std::vector<float> codewords_;
+  std::vector<float> codewords_, columns_;
   std::vector<uint8_t> indices_;
 };
 

@@ -12,6 +12,19 @@ inline Floats Fill(float x) { return {_mm256_set1_ps(x)}; }
 inline Floats Add(Floats a, Floats b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Floats MulAdd(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 
+// A table of 16 floats, and the elements that 8 indices below 16 select from it.
+struct Table16 {
+  __m256 low, high;
+  explicit Table16(const float* p) : low(_mm256_loadu_ps(p)), high(_mm256_loadu_ps(p + 8)) {}
+  Floats Select(const uint8_t* indices) const {
+    const __m256i i =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(indices)));
+    const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(i, 28));  // bit 3 to the sign
+    return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, i), _mm256_permutevar8x32_ps(high, i),
+                             upper)};
+  }
+};
+
 // One bit a lane: direction * x >= threshold; false for NaN.
 inline unsigned ReachMask(const float* x, const float* direction, const float* threshold) {
   const __m256 directed = _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(direction));
@@ -69,6 +82,22 @@ inline Floats Add(Floats a, Floats b) { return {vaddq_f32(a.lo, b.lo), vaddq_f32
 inline Floats MulAdd(Floats a, Floats b, Floats c) {
   return {vfmaq_f32(c.lo, a.lo, b.lo), vfmaq_f32(c.hi, a.hi, b.hi)};
 }
+
+struct Table16 {
+  uint8x16x4_t bytes;
+  explicit Table16(const float* p) {
+    for (int i = 0; i < 4; ++i) bytes.val[i] = vreinterpretq_u8_f32(vld1q_f32(p + 4 * i));
+  }
+  // Index i stands for the bytes 4 i .. 4 i + 3.
+  float32x4_t Four(uint32x4_t i) const {
+    const uint32x4_t spread = vmlaq_n_u32(vdupq_n_u32(0x03020100), i, 0x04040404);
+    return vreinterpretq_f32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_u32(spread)));
+  }
+  Floats Select(const uint8_t* indices) const {
+    const uint16x8_t i = vmovl_u8(vld1_u8(indices));
+    return {Four(vmovl_u16(vget_low_u16(i))), Four(vmovl_u16(vget_high_u16(i)))};
+  }
+};
 
 inline unsigned ReachMask(const float* x, const float* direction, const float* threshold) {
   const uint32x4_t bits = {1, 2, 4, 8};
@@ -130,6 +159,16 @@ inline Floats MulAdd(const Floats& a, const Floats& b, Floats c) {
   for (int i = 0; i < 8; ++i) c.v[i] += a.v[i] * b.v[i];
   return c;
 }
+
+struct Table16 {
+  const float* table;
+  explicit Table16(const float* p) : table(p) {}
+  Floats Select(const uint8_t* indices) const {
+    Floats a;
+    for (int i = 0; i < 8; ++i) a.v[i] = table[indices[i]];
+    return a;
+  }
+};
 
 inline unsigned ReachMask(const float* x, const float* direction, const float* threshold) {
   unsigned mask = 0;
