@@ -7,6 +7,8 @@ would be built twice; and its depthwise layers do not tell a quantizer which axe
 from __future__ import annotations
 
 import functools
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from kerasq.keras import keras, keras_version
@@ -18,7 +20,7 @@ _MARK = "_kerasq_attached"
 
 def attach() -> None:
     """Teach an installed larq our quantizers. Once; nothing under Keras 3, which larq lacks."""
-    if keras_version() != 2:
+    if keras_version() != 2 or not _tensorflow_keras_is_2():
         return
     try:
         import larq
@@ -31,6 +33,16 @@ def attach() -> None:
     for base in (layers_base.QuantizerDepthwiseBase, layers_base.QuantizerSeparableBase):
         base.__init__ = _per_filter(base.__init__)
     setattr(larq.quantizers, _MARK, True)
+
+
+def _tensorflow_keras_is_2() -> bool:
+    """Tell whether ``import tensorflow.keras``, as larq does it, finds Keras 2.
+
+    It does not where `tf_keras` was imported without ``TF_USE_LEGACY_KERAS``: larq then cannot be
+    imported, and an attempt would turn ``tf.keras`` to Keras 3.
+    """
+    spec = importlib.util.find_spec("tensorflow.keras")
+    return spec is not None and "tf_keras" in Path(spec.origin or "").parts
 
 
 def _cloning(larq_get: Any) -> Any:

@@ -32,8 +32,7 @@ class CodebookConv : public ConvOperator {
   const char* kernel_name() const override { return usual_->c_str(); }
 
   size_t ScratchBytes(const ConvGeometry& g, int num_threads) const override {
-    const LookUpPlan plan(g, book_);
-    if (LookUpPays(g, plan)) return LookUpScratchBytes(plan, book_, num_threads);
+    if (UsesLookUp(g)) return LookUpScratchBytes(LookUpPlan(g, book_), book_, num_threads);
     return GemmScratchBytes(g, PanelDepth(g, weights_.subvector), num_threads);
   }
 
@@ -41,9 +40,8 @@ class CodebookConv : public ConvOperator {
            ThreadPool* pool) const override {
     const OutputTransform transform = {weights_.multiplier, weights_.multiplier_size, weights_.bias,
                                        weights_.bias_size, weights_.activation};
-    const LookUpPlan plan(g, book_);
-    if (LookUpPays(g, plan)) {
-      LookUpConv(plan, book_, kernels_, transform, input, output, scratch, pool);
+    if (UsesLookUp(g)) {
+      LookUpConv(LookUpPlan(g, book_), book_, kernels_, transform, input, output, scratch, pool);
       return;
     }
     const auto decode = [&](int first, int count, int begin, int end, float* panel) {
@@ -56,25 +54,26 @@ class CodebookConv : public ConvOperator {
  private:
   // The path of the geometry given at the start, or (its map is unknown then) of a 14x14 map.
   const std::string& Name(ConvGeometry g) const {
-    g.batch = 1;
     const bool dense = g.taps() == 1;
     g.out_h = g.out_w = dense ? 1 : 14;
     g.in_h = g.in_w = dense ? 1 : 13 * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
-    return LookUpPays(g, LookUpPlan(g, book_)) ? look_up_name_ : gemm_name_;
+    return UsesLookUp(g) ? look_up_name_ : gemm_name_;
   }
 
-  // In cycles: two vectors of 8 multiply-adds in one, tiles of 6 positions by 16 channels, and
-  // the decoding of every weight (a vector at a time from small codebooks), against the plan's
-  // own estimate.
-  bool LookUpPays(const ConvGeometry& g, const LookUpPlan& plan) const {
+  // Estimates for one image, in cycles: two vectors of 8 multiply-adds in one, tiles of 6 positions
+  // by 16 channels, and the decoding of every weight (a vector at a time from small codebooks),
+  // against the plan's own. The batch has no say: the two ways add in different orders, and an
+  // image must give the same result in any batch.
+  bool UsesLookUp(ConvGeometry g) const {
     if (path_ != CodebookPath::kCheaper) return path_ == CodebookPath::kLookUp;
-    const double positions = static_cast<double>(g.batch) * g.out_h * g.out_w;
-    const double tiles = std::ceil(positions / kGemmRows);
+    g.batch = 1;
+    const double tiles = std::ceil(static_cast<double>(g.out_h) * g.out_w / kGemmRows);
     const double lanes =
         static_cast<double>(g.groups) * CeilDiv(g.group_out(), kPanelChannels) * kPanelChannels;
     const double weights = static_cast<double>(g.taps()) * g.group_in() * lanes;
     const double decode = book_.has_columns() ? 0.3 : 1.0;
-    return kLookUpCycle * plan.cost < weights * (tiles * kGemmRows / 15.0 + decode);
+    const double gemm = weights * (tiles * kGemmRows / 15.0 + decode);
+    return kLookUpCycle * LookUpPlan(g, book_).cost < gemm;
   }
 
   // Sub-vectors of two blocks of 8 channels, turned into columns of the panel.
