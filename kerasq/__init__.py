@@ -6,14 +6,18 @@ Import it first, or instead of TensorFlow: see :mod:`kerasq.keras` for which Ker
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
-from kerasq import layers, quantizers  # their classes must be known where a model is loaded
 from kerasq.keras import keras_version
 
 __version__ = "0.1.0"
 
-_MODULES = frozenset({"benchmark", "codebooks", "export", "representations", "runtime", "tfmot"})
+_MODULES = frozenset(
+    {"benchmark", "codebooks", "export", "layers", "quantizers", "representations", "runtime"}
+    | {"tfmot"}
+)
 _NAMES = {
     "convert": "kerasq.export",
     "summary": "kerasq.export",
@@ -25,8 +29,6 @@ _NAMES = {
 __all__ = [
     "__version__",
     "keras_version",
-    "layers",
-    "quantizers",
     *sorted(_MODULES),
     *sorted(_NAMES),
 ]
@@ -43,3 +45,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _is_command() -> bool:
+    """Tell whether this process is the command ``kerasq``, or ``python -m kerasq.cli``."""
+    module = ["-m", "kerasq.cli"]
+    return Path(sys.argv[0]).name == "kerasq" or sys.orig_argv[1:3] == module
+
+
+# Their classes must be known where a model is loaded. The command imports them itself, once it
+# has checked its arguments: its help and its errors come at once, without TensorFlow's chatter.
+if not _is_command():
+    for _name in ("layers", "quantizers"):
+        importlib.import_module(f"kerasq.{_name}")

@@ -17,7 +17,7 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Normalised images (n, 32, 32, 3), float32, and their labels (n,)."""
+    """Normalised images (n, H, W, C), float32, and their labels (n,)."""
 
     x_train: np.ndarray
     y_train: np.ndarray
