@@ -35,7 +35,7 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="CIFAR-10 as .npz, with --weights.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Trained ResNet as .npz.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for files and report.")] = Path("report"),
-    images: Annotated[int | None, typer.Option(help="Calibration images.")] = None,
+    images: Annotated[int | None, typer.Option(help="Calibration images; 1000 or 5000.")] = None,
     minutes: Annotated[float, typer.Option(help="Most minutes of fine-tuning (CIFAR-10).")] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     json_file: Json = None,

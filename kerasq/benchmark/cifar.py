@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -95,10 +95,10 @@ def fine_tune(
     train_step = _train_step(model, teacher, optimizer)
     best = _Best(model, held_out_loss(model, teacher, x[order[:held]]))
     clock = _Clock(start + 60 * minutes - 2 * best.seconds, steps)
-    data = augmented(x[order[held:]], batch, seed).prefetch(2)
+    data = augmented(x[order[held:]], batch, seed)
     for step, images in enumerate(data, 1):
         optimizer.learning_rate = learning_rate * 0.5 * (1 + math.cos(math.pi * clock.progress))
-        train_step(images)
+        train_step(tf.constant(images))
         clock.tick()
         if clock.progress >= len(best.losses) / EVALUATIONS:
             best.evaluate()
@@ -189,20 +189,23 @@ def held_out_loss(model: Any, teacher: Any, x: np.ndarray) -> Callable[[], float
     return measure
 
 
-def augmented(x: np.ndarray, batch: int, seed: int, shift: int = 4) -> tf.data.Dataset:
-    """Return batches without end of shuffled images, flipped and shifted by up to 4 pixels.
+def augmented(x: np.ndarray, batch: int, seed: int, shift: int = 4) -> Iterator[np.ndarray]:
+    """Yield batches without end of shuffled images, flipped and shifted by up to 4 pixels.
 
     What a shift uncovers is black, as in the networks' own training.
     """
-    black = tf.constant(x.min(axis=(0, 1, 2)))
-    sides = [[shift, shift], [shift, shift], [0, 0]]
-
-    def change(image: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-        seeds = tf.stack([tf.constant(seed, tf.int64), number])
-        padded = tf.pad(image - black, sides) + black
-        cropped = tf.image.stateless_random_crop(padded, image.shape, seeds)
-        return tf.image.stateless_random_flip_left_right(cropped, seeds)
-
-    data = tf.data.Dataset.from_tensor_slices(x).shuffle(len(x), seed=seed).repeat()
-    data = tf.data.Dataset.zip((data, tf.data.Dataset.counter()))
-    return data.map(change, num_parallel_calls=2).batch(batch)
+    rng = np.random.default_rng(seed)
+    height, width = x.shape[1:3]
+    canvas = np.empty((batch, height + 2 * shift, width + 2 * shift, x.shape[3]), x.dtype)
+    canvas[:] = x.min(axis=(0, 1, 2))
+    # Every window of the canvas, as a view: (batch, rows, columns, channels, height, width).
+    windows = np.lib.stride_tricks.sliding_window_view(canvas, (height, width), axis=(1, 2))
+    while True:
+        order = rng.permutation(len(x))
+        for start in range(0, len(x) - batch + 1, batch):
+            canvas[:, shift:-shift, shift:-shift] = x[order[start : start + batch]]
+            rows, columns = rng.integers(0, 2 * shift + 1, (2, batch))
+            images = windows[np.arange(batch), rows, columns].transpose(0, 2, 3, 1)
+            flipped = rng.random(batch) < 0.5
+            images[flipped] = images[flipped, :, ::-1]
+            yield np.ascontiguousarray(images)
