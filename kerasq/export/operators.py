@@ -15,6 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from kerasq.layers.quantized import same_padding
+
 VERSION = 1
 ACTIVATIONS = ("linear", "relu", "relu6")
 PADDINGS = ("same", "valid", "explicit")
@@ -305,13 +307,6 @@ def _conv2d(attributes: ConvAttributes, x: tf.Tensor, kernel: tf.Tensor) -> tf.T
         for i, k in zip(inputs, kernels, strict=True)
     ]
     return tf.concat(outputs, axis=-1)
-
-
-def same_padding(size: Any, kernel: int, stride: int, dilation: int) -> tuple[Any, Any]:
-    """Return what TensorFlow's SAME pads before and after, for an int or a scalar tensor."""
-    span = (kernel - 1) * dilation + 1
-    total = tf.maximum((-(-size // stride) - 1) * stride + span - size, 0)
-    return total // 2, total - total // 2
 
 
 def pad_with(attributes: ConvAttributes, x: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
