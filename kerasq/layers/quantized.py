@@ -11,8 +11,8 @@ from kerasq.keras import keras, keras_version
 from kerasq.quantizers import (
     Quantizer,
     check_target,
-    clone,
     clone_for_depthwise,
+    for_use,
     get,
     serialize,
 )
@@ -36,14 +36,14 @@ class QuantizedLayer:
 
         Fixed names keep the paths of their variables equal in every copy of a model.
         """
-        self.input_quantizer = self._own(input_quantizer, "activations", "input_quantizer", clone)
-        self.kernel_quantizer = self._own(
-            kernel_quantizer, "weights", "kernel_quantizer", self._clone_kernel_quantizer
-        )
+        self.input_quantizer = self._own(input_quantizer, "activations", "input_quantizer")
+        self.kernel_quantizer = self._own(kernel_quantizer, "weights", "kernel_quantizer")
 
-    _clone_kernel_quantizer = staticmethod(clone)
+    def _for_kernel(self, quantizer: Quantizer) -> Quantizer:
+        """Return the kernel's quantizer with the axes that are filters in this layer's kernel."""
+        return quantizer
 
-    def _own(self, identifier: Any, use: str, name: str, copy: Any) -> Quantizer | None:
+    def _own(self, identifier: Any, use: str, name: str) -> Quantizer | None:
         owner = f"{type(self).__name__} {self.name!r}, {name}"
         try:
             quantizer = get(identifier)
@@ -52,7 +52,8 @@ class QuantizedLayer:
         if quantizer is None:
             return None
         check_target(quantizer, use, owner)
-        return copy(quantizer, name=name)
+        own = for_use(quantizer, use, name=name)
+        return self._for_kernel(own) if use == "weights" else own
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """Add a weight; the kernel stays float32 under mixed_float16, for its quantizer."""
@@ -68,13 +69,13 @@ class QuantizedLayer:
         if self.kernel_quantizer is not None:
             _build(self.kernel_quantizer, getattr(self, self._kernel_name).shape)
 
-    def _operands(self, inputs: Any, kernel: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def _operands(self, inputs: Any, kernel: Any, training: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the quantized inputs and kernel, in the layer's compute dtype."""
         x, w = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
         if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
+            x = self.input_quantizer(x, training=training)
         if self.kernel_quantizer is not None:
-            w = self.kernel_quantizer(w)
+            w = self.kernel_quantizer(w, training=training)
         return tf.cast(x, self.compute_dtype), tf.cast(w, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -190,9 +191,9 @@ class QuantConv2D(QuantizedConvolution, keras.layers.Conv2D):
         self._set_padding(pad_values)
         self.kernel_constraint = _constraint(kernel_constraint, self.kernel_quantizer)
 
-    def call(self, inputs: Any) -> tf.Tensor:
+    def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """Return the convolution, with bias and activation."""
-        x, kernel = self._operands(inputs, self.kernel)
+        x, kernel = self._operands(inputs, self.kernel, training)
         return self._with_bias(self._convolve(x, kernel))
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -234,7 +235,7 @@ class QuantDepthwiseConv2D(QuantizedConvolution, keras.layers.DepthwiseConv2D):
     """
 
     _kernel_name = "depthwise_kernel" if keras_version() == 2 else "kernel"
-    _clone_kernel_quantizer = staticmethod(clone_for_depthwise)
+    _for_kernel = staticmethod(clone_for_depthwise)
 
     def __init__(
         self,
@@ -252,9 +253,9 @@ class QuantDepthwiseConv2D(QuantizedConvolution, keras.layers.DepthwiseConv2D):
         self._set_padding(pad_values)
         self.depthwise_constraint = _constraint(depthwise_constraint, self.kernel_quantizer)
 
-    def call(self, inputs: Any) -> tf.Tensor:
+    def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """Return the depthwise convolution, with bias and activation."""
-        x, kernel = self._operands(inputs, getattr(self, self._kernel_name))
+        x, kernel = self._operands(inputs, getattr(self, self._kernel_name), training)
         x, padding = self._padded(x)
         first = self.data_format == "channels_first"
         outputs = tf.nn.depthwise_conv2d(
@@ -301,9 +302,9 @@ class QuantDense(QuantizedLayer, keras.layers.Dense):
         self._set_quantizers(input_quantizer, kernel_quantizer)
         self.kernel_constraint = _constraint(kernel_constraint, self.kernel_quantizer)
 
-    def call(self, inputs: Any) -> tf.Tensor:
+    def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """Return the product, with bias and activation."""
-        x, kernel = self._operands(inputs, self.kernel)
+        x, kernel = self._operands(inputs, self.kernel, training)
         outputs = tf.tensordot(x, kernel, 1) if x.shape.rank != 2 else tf.matmul(x, kernel)
         if self.use_bias:
             outputs += tf.cast(tf.convert_to_tensor(self.bias), outputs.dtype)

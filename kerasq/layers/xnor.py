@@ -77,9 +77,9 @@ class XnorConv2D(QuantConv2D):
         self.use_k_map = bool(use_k_map)
         self.exact_k_gradient = bool(exact_k_gradient)
 
-    def call(self, inputs: Any) -> tf.Tensor:
+    def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """Return the scaled convolution, with bias and activation."""
-        x, kernel = self._operands(inputs, self.kernel)
+        x, kernel = self._operands(inputs, self.kernel, training)
         outputs = self._convolve(x, kernel)
         if self.use_k_map:
             outputs *= self.k_map(inputs)

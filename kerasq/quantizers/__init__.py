@@ -1,7 +1,7 @@
 """Published quantizers: ``catalogue()`` lists them, ``get(name)`` makes one."""
 
 from kerasq.quantizers import larq_layers as _larq_layers
-from kerasq.quantizers.base import Quantizer
+from kerasq.quantizers.base import Quantizer, UniformQuantizer
 from kerasq.quantizers.binary import BWN, BNNSign, bwn, ste_sign
 from kerasq.quantizers.constraints import LatentClip, XnorConditioning
 from kerasq.quantizers.registry import (
@@ -10,6 +10,7 @@ from kerasq.quantizers.registry import (
     check_target,
     clone,
     clone_for_depthwise,
+    for_use,
     get,
     register_quantizer,
     serialize,
@@ -33,6 +34,7 @@ __all__ = [
     "LatentClip",
     "Quantizer",
     "TWN",
+    "UniformQuantizer",
     "XnorConditioning",
     "bwn",
     "catalogue",
@@ -41,6 +43,7 @@ __all__ = [
     "clone_for_depthwise",
     "dorefa_activations",
     "dorefa_weights",
+    "for_use",
     "get",
     "register_quantizer",
     "serialize",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from kerasq.keras import keras
+from kerasq.keras import keras, keras_version
 from kerasq.representations import Affine, BitPlanes, Codebook
 
 Representation = BitPlanes | Affine | Codebook
+USES = ("weights", "activations")
 
 
 class Quantizer(keras.layers.Layer):
@@ -19,34 +20,112 @@ class Quantizer(keras.layers.Layer):
 
     A subclass states ``precision`` (bits per value), implements :meth:`forward` (the value
     and the paper's gradient, float32) and :meth:`pack` (the stored form of the same value).
-    A method with learned or averaged state adds it in ``build``, as any Keras layer; one that
-    updates averages in training overrides ``call(inputs, training=None)``.
+    A method with learned or averaged state adds it in ``build`` with :meth:`add_state`. One whose
+    scale is the layer's by its paper sets ``per_channel = False``. Registration sets ``method``,
+    its name, and ``uses``, what it quantizes.
 
     Args:
         channel_axes: axes of a weight tensor that keep a scale of their own, ``()`` for one scale
             per layer. Conv and dense kernels: ``(-1,)``; depthwise kernels: ``(-2, -1)``.
+        target: "weights" or "activations", for the methods that quantize both; None leaves it to
+            the layer that uses the quantizer, and means weights outside of layers.
         **kwargs: name and trainable, as for any Keras layer.
+
+    Raises:
+        ValueError: a target that the method does not have, or axes where it has one scale.
     """
 
     precision: int = 32
     method: str = "quantizer"
+    uses: str = "both"
+    per_channel: bool = True
 
-    def __init__(self, *, channel_axes: Sequence[int] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *, channel_axes: Sequence[int] = (), target: str | None = None, **kwargs: Any
+    ) -> None:
         # Under mixed_float16 a layer's inputs and variables turn to float16 before `call`; a
         # quantizer's arithmetic stays in float32, so that decode(represent(w)) can equal q(w).
         kwargs["dtype"] = "float32"
         super().__init__(autocast=False, **kwargs)
+        possible = (None, *USES) if self.uses == "both" else (None, self.uses)
+        check_choice(target, possible, f"{self.method}: target")
         self.channel_axes = tuple(int(axis) for axis in channel_axes)
+        if self.channel_axes and not self.per_channel:
+            raise ValueError(
+                f"{self.method} has one scale for the whole tensor: channel_axes must be empty, "
+                f"got {self.channel_axes}"
+            )
+        self.target = target if self.uses == "both" else self.uses
 
-    def call(self, inputs: Any) -> tf.Tensor:
+    @property
+    def for_activations(self) -> bool:
+        """Tell whether activations are quantized, not weights."""
+        return self.target == "activations"
+
+    def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """Return the quantized values in the dtype of ``inputs`` (float32 for integers)."""
         x = tf.convert_to_tensor(inputs)
-        quantized = self.forward(tf.cast(x, tf.float32))
+        full = tf.cast(x, tf.float32)
+        if tf.is_tensor(training):
+            quantized = tf.cond(
+                tf.cast(training, tf.bool),
+                lambda: self.forward(full, True),
+                lambda: self.forward(full, False),
+            )
+        else:
+            quantized = self.forward(full, bool(training))
         return tf.cast(quantized, x.dtype) if x.dtype.is_floating else quantized
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
-        """Return the quantized float32 ``x``, with the method's gradient."""
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return the quantized float32 ``x``, with the method's gradient.
+
+        Averages and initial values are updated, and noise is drawn, where ``training`` is true.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement forward(x)")
+
+    def add_state(
+        self, name: str, shape: Sequence[int] = (), initial: float = 0.0, trainable: bool = False
+    ) -> Any:
+        """Add a float32 variable; replicas of ``tf.distribute`` that assign it keep their mean.
+
+        Args:
+            name: of the variable.
+            shape: its shape.
+            initial: a number, or an array of that shape.
+            trainable: a learned parameter, not an average.
+        """
+        mean = tf.VariableAggregation.MEAN if keras_version() == 2 else "mean"
+        value = np.broadcast_to(np.asarray(initial, np.float32), tuple(shape))
+        return self.add_weight(
+            name=name,
+            shape=tuple(shape),
+            initializer=lambda *_, **__: tf.constant(value),
+            trainable=trainable,
+            dtype="float32",
+            autocast=False,
+            aggregation=mean,
+        )
+
+    def first_value(
+        self, variable: Any, estimate: Callable[[], tf.Tensor], training: bool
+    ) -> tf.Tensor:
+        """Return a positive parameter; while it holds 0 it has no value yet, and gets an estimate.
+
+        Args:
+            variable: made by :meth:`add_state` with the initial value 0.
+            estimate: computes the initial value from the data at hand.
+            training: keep the estimate in the variable (it is then read back, so that a gradient
+                reaches it); otherwise it serves this call only.
+        """
+        current = tf.convert_to_tensor(variable)
+        unset = tf.reduce_all(current <= 0.0)
+        value = tf.cond(
+            unset, lambda: tf.reshape(tf.stop_gradient(estimate()), current.shape), lambda: current
+        )
+        if not training:
+            return value
+        variable.assign(value)
+        return tf.convert_to_tensor(variable)
 
     def represent(self, w: Any) -> Representation:
         """Return the packed form of ``q(w)``: ``represent(w).decode() == q(w)`` in float32.
@@ -66,6 +145,9 @@ class Quantizer(keras.layers.Layer):
                 f"{self.method} cannot represent {bad} NaN or infinite values (of "
                 f"{values.size}): the training diverged, or the weights were not loaded"
             )
+        if not self.built:
+            self.build(values.shape)
+            self.built = True
         return self.pack(tf.constant(values))
 
     def pack(self, w: tf.Tensor) -> Representation:
@@ -91,12 +173,59 @@ class Quantizer(keras.layers.Layer):
             "name": config["name"],
             "trainable": config["trainable"],
             "channel_axes": list(self.channel_axes),
+            "target": self.target,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Quantizer:
         """Return a quantizer made of its config; Keras 3 would hide what is wrong with it."""
         return cls(**config)
+
+
+class UniformQuantizer(Quantizer):
+    """Base class of the quantizers whose values are ``scale * (code - zero_point)``.
+
+    A subclass sets ``bits``, implements :meth:`grid`, and computes its values in ``forward`` by
+    :func:`grid_values`, so that they equal those of the packed codes to the last bit.
+    """
+
+    bits: int = 8
+
+    def grid(self, x: tf.Tensor) -> tuple[tf.Tensor, Any, Any]:
+        """Return codes (float32 whole numbers 0..2^bits - 1), scale and zero point at inference.
+
+        The scale and the zero point are scalars, or have kept dimensions of ``channel_axes``; the
+        zero point is a whole or half number.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement grid(x)")
+
+    def fixed_grid(self) -> tuple[float, float] | None:
+        """Return scale and zero point of activations where they do not depend on the tensor."""
+        return None
+
+    def pack(self, w: tf.Tensor) -> Affine:
+        """Return the codes."""
+        codes, scale, zero_point = self.grid(w)
+        return Affine.from_codes(
+            np.asarray(codes).astype(np.uint8),
+            self.bits,
+            np.asarray(scale, np.float32).reshape(-1),
+            np.asarray(zero_point, np.float32).reshape(-1),
+            channel_axes=self.channel_axes,
+        )
+
+    def levels(self) -> np.ndarray | None:
+        """Return the values of all codes of activations of at most 4 bits on a fixed grid."""
+        fixed = self.fixed_grid() if self.bits <= 4 else None
+        if fixed is None:
+            return None
+        scale, zero_point = np.float32(fixed[0]), np.float32(fixed[1])
+        return scale * (np.arange(2**self.bits, dtype=np.float32) - zero_point)
+
+
+def grid_values(codes: tf.Tensor, scale: Any, zero_point: Any) -> tf.Tensor:
+    """Return ``scale * (codes - zero_point)``, as ``Affine.decode`` computes it."""
+    return scale * (codes - zero_point)
 
 
 def reduced_axes(rank: int, channel_axes: Sequence[int]) -> list[int]:
@@ -135,3 +264,50 @@ def check_bits(bits: int, low: int, high: int, method: str) -> int:
     if isinstance(bits, bool) or int(bits) != bits or not low <= bits <= high:
         raise ValueError(f"{method}: bits must be a whole number in {low}..{high}, got {bits!r}")
     return int(bits)
+
+
+def scalar_codebook(codes: np.ndarray, levels: np.ndarray) -> Codebook:
+    """Return the codebook of a tensor whose element is ``levels[code]``: single codewords.
+
+    Args:
+        codes: whole numbers below the number of levels, of the tensor's shape.
+        levels: float32, at most 256.
+    """
+    codes = np.asarray(codes).astype(np.uint8)
+    assignments = codes.reshape(*(1,) * (2 - codes.ndim), *codes.shape)
+    return Codebook.from_assignments(
+        np.asarray(levels, np.float32).reshape(1, -1, 1), assignments, codes.shape
+    )
+
+
+def check_choice(value: Any, choices: Sequence[Any], what: str) -> Any:
+    """Return ``value``.
+
+    Args:
+        value: what was given.
+        choices: what may be given.
+        what: the method and its parameter, for the message ("bwn: gradient").
+
+    Raises:
+        ValueError: it is none of the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{what} must be one of {tuple(choices)}, got {value!r}")
+    return value
+
+
+def check_range(value: float, low: float, high: float, what: str) -> float:
+    """Return ``value`` as a float.
+
+    Args:
+        value: what was given.
+        low: the least value that may be given.
+        high: the greatest.
+        what: the method and its parameter, for the message ("ttq: t").
+
+    Raises:
+        ValueError: it is no number in ``low..high``.
+    """
+    if isinstance(value, bool) or not low <= float(value) <= high:
+        raise ValueError(f"{what} must be a number in {low}..{high}, got {value!r}")
+    return float(value)

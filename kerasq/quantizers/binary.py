@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasq.keras import keras
-from kerasq.quantizers.base import Quantizer, group_size, plane_scales, reduced_axes
+from kerasq.quantizers.base import Quantizer, check_choice, group_size, plane_scales, reduced_axes
 from kerasq.quantizers.constraints import LatentClip
 from kerasq.quantizers.registry import register_quantizer
 from kerasq.representations import BitPlanes
@@ -59,11 +59,9 @@ class BNNSign(Quantizer):
     """
 
     precision = 1
+    per_channel = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the sign of ``x``."""
         return ste_sign(x)
 
@@ -153,11 +151,9 @@ class BWN(Quantizer):
         self, gradient: str = "paper", *, channel_axes: Sequence[int] = (-1,), **kwargs: Any
     ) -> None:
         super().__init__(channel_axes=channel_axes, **kwargs)
-        if gradient not in BWN_GRADIENTS:
-            raise ValueError(f"bwn: gradient must be one of {BWN_GRADIENTS}, got {gradient!r}")
-        self.gradient = gradient
+        self.gradient = check_choice(gradient, BWN_GRADIENTS, "bwn: gradient")
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``alpha * sgn(x)``."""
         return bwn(x, self.channel_axes, self.gradient)
 

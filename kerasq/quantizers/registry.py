@@ -16,7 +16,8 @@ class Entry:
     """One row of the catalogue.
 
     ``bits`` is the range of ``precision``; ``target`` what the method quantizes ("weights",
-    "activations" or "both"); ``learnable`` tells whether it holds variables of its own.
+    "activations", "both" or "gradients"); ``learnable`` tells whether it holds parameters that are
+    trained.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Entry:
     learnable: bool
 
 
+TARGETS = ("weights", "activations", "both", "gradients")
 _ENTRIES: dict[str, Entry] = {}
 _Class = TypeVar("_Class", bound=type[Quantizer])
 
@@ -47,8 +49,8 @@ def register_quantizer(
 
     The catalogue name becomes a custom object too, so that layers of other libraries find it.
     """
-    if target not in ("weights", "activations", "both"):
-        raise ValueError(f"{name}: target must be weights, activations or both, got {target!r}")
+    if target not in TARGETS:
+        raise ValueError(f"{name}: target must be one of {TARGETS}, got {target!r}")
     span = (bits, bits) if isinstance(bits, int) else bits
 
     def decorate(cls: _Class) -> _Class:
@@ -56,7 +58,7 @@ def register_quantizer(
         # larq has a `ste_sign` of its own: where a name is taken it stays whose it is.
         keras.utils.get_custom_objects().setdefault(name, cls)
         _ENTRIES[name] = Entry(name, cls, paper, arxiv, span, target, representation, learnable)
-        cls.method = name
+        cls.method, cls.uses = name, target
         return cls
 
     return decorate
@@ -122,6 +124,19 @@ def clone_for_depthwise(quantizer: Quantizer, **changes: Any) -> Quantizer:
     return clone(quantizer, **changes)
 
 
+def for_use(quantizer: Quantizer, use: str, **changes: Any) -> Quantizer:
+    """Return an unbuilt copy of a quantizer, told what it is going to quantize.
+
+    Args:
+        quantizer: what to copy.
+        use: "weights" or "activations"; a target in the quantizer's own config wins.
+        **changes: entries of the config to replace.
+    """
+    if quantizer.target is None:
+        changes["target"] = use
+    return clone(quantizer, **changes)
+
+
 def check_target(quantizer: Quantizer, use: str, owner: str) -> None:
     """Raise ValueError where a weight method is used on activations or the reverse.
 
@@ -130,8 +145,10 @@ def check_target(quantizer: Quantizer, use: str, owner: str) -> None:
         use: "weights" or "activations".
         owner: the layer, for the message.
     """
-    target = next((e.target for e in _ENTRIES.values() if e.cls is type(quantizer)), "both")
-    if target not in ("both", use):
+    target = quantizer.target
+    if target == "gradients" and use == "activations":
+        return  # in the place of an activation quantizer it meets the gradients on their way back
+    if target not in (None, use):
         fitting = [e.name for e in catalogue().values() if e.target in ("both", use)]
         raise ValueError(
             f"{owner}: {quantizer.method!r} quantizes {target}, not {use}. For {use} there are: "

@@ -94,7 +94,7 @@ class TWN(Quantizer):
         super().__init__(channel_axes=channel_axes, **kwargs)
         self.exact = bool(exact)
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``alpha * t``."""
         return twn(x, self.channel_axes, self.exact)
 

@@ -85,13 +85,15 @@ class DoReFaWeights(Quantizer):
     tensorpack) has ``differentiate_max=True``; the default here is larq's.
     """
 
+    per_channel = False
+
     def __init__(self, bits: int = 2, differentiate_max: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bits = check_bits(bits, 1, 8, "dorefa_weights")
         self.differentiate_max = bool(differentiate_max)
         self.precision = self.bits
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``x`` on the grid."""
         return dorefa_weights(x, self.bits, self.differentiate_max)
 
@@ -108,10 +110,9 @@ class DoReFaWeights(Quantizer):
         return Affine.from_codes(codes, self.bits, scale, zero_point)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments; the scale is the layer's, by the paper."""
-        config = {**super().get_config(), "bits": self.bits}
-        del config["channel_axes"]
-        return {**config, "differentiate_max": self.differentiate_max}
+        """Return the constructor's arguments."""
+        config = {"bits": self.bits, "differentiate_max": self.differentiate_max}
+        return {**super().get_config(), **config}
 
 
 def _dorefa_planes(codes: np.ndarray, bits: int) -> BitPlanes:
@@ -175,12 +176,14 @@ class DoReFaActivations(Quantizer):
     Deviations: NaN gives 0.
     """
 
+    per_channel = False
+
     def __init__(self, bits: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bits = check_bits(bits, 1, 8, "dorefa_activations")
         self.precision = self.bits
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``x`` on the grid."""
         return dorefa_activations(x, self.bits)
 
@@ -200,6 +203,4 @@ class DoReFaActivations(Quantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        config = {**super().get_config(), "bits": self.bits}
-        del config["channel_axes"]
-        return config
+        return {**super().get_config(), "bits": self.bits}

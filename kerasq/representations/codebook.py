@@ -23,7 +23,8 @@ class Codebook(Representation):
     and output channel c. The last sub-space is shorter where d does not divide the input channels.
 
     Attributes:
-        shape: (..., Cin, Ct): HWIO of a convolution (Cin a group's), or (Cin, Ct).
+        shape: (..., Cin, Ct): HWIO of a convolution (Cin a group's), or (Cin, Ct); a vector is a
+            row of Ct.
         codewords: float32 or float16 (M, K, d), or (1, K, d): one codebook for all sub-spaces.
         packed: uint8 (positions, M, ceil(Ct·bits / 8)): the assignments, output channels innermost.
     """
@@ -53,8 +54,9 @@ class Codebook(Representation):
                 f"{codewords.dtype} {codewords.shape}"
             )
         books, size, length = codewords.shape
-        subspaces = -(-shape[-2] // length)
-        expected = (*shape[:-2], subspaces, shape[-1])
+        kernel_shape = _as_kernel(shape)
+        subspaces = -(-kernel_shape[-2] // length)
+        expected = (*kernel_shape[:-2], subspaces, kernel_shape[-1])
         if assignments.shape != expected or books not in (1, subspaces):
             raise ValueError(
                 f"a kernel {shape} in sub-vectors of {length} takes assignments {expected} and 1 "
@@ -62,7 +64,7 @@ class Codebook(Representation):
             )
         if assignments.size and assignments.max() >= size:
             raise ValueError(f"assignment {assignments.max()} in a codebook of {size} codewords")
-        rows = assignments.reshape(-1, subspaces, shape[-1])
+        rows = assignments.reshape(-1, subspaces, kernel_shape[-1])
         return cls(tuple(shape), codewords, pack_bits(rows, index_bits(size)))
 
     @property
@@ -72,8 +74,9 @@ class Codebook(Representation):
 
     def assignments(self) -> np.ndarray:
         """Return the assignments, uint8 (uint16 for K > 256), shape (..., M, Ct)."""
-        rows = unpack_bits(self.packed, self.bits, self.shape[-1])
-        return rows.reshape(*self.shape[:-2], self.packed.shape[1], self.shape[-1])
+        shape = _as_kernel(self.shape)
+        rows = unpack_bits(self.packed, self.bits, shape[-1])
+        return rows.reshape(*shape[:-2], self.packed.shape[1], shape[-1])
 
     def decode(self) -> np.ndarray:
         """Return the kernel in float32."""
@@ -81,6 +84,12 @@ class Codebook(Representation):
         subspaces = self.packed.shape[1]
         book = np.arange(subspaces)[:, None] if books > 1 else 0
         vectors = self.codewords.astype(np.float32)[book, self.assignments()]  # (..., M, Ct, d)
+        shape = _as_kernel(self.shape)
         kernel = np.moveaxis(vectors, -1, -2)
-        kernel = kernel.reshape(*self.shape[:-2], subspaces * length, self.shape[-1])
-        return np.ascontiguousarray(kernel[..., : self.shape[-2], :])
+        kernel = kernel.reshape(*shape[:-2], subspaces * length, shape[-1])
+        return np.ascontiguousarray(kernel[..., : shape[-2], :]).reshape(self.shape)
+
+
+def _as_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return ``shape`` with the two axes that a kernel has at least."""
+    return (*(1,) * (2 - len(shape)), *shape)

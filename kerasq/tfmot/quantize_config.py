@@ -43,7 +43,7 @@ class LayerQuantizer(_tfmot.quantizers.Quantizer):
 
     def __call__(self, inputs: Any, training: Any, weights: dict[str, Any], **_: Any) -> tf.Tensor:
         """Return the quantized tensor."""
-        return weights["quantizer"](inputs)
+        return weights["quantizer"](inputs, training=training)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -25,7 +25,7 @@ class LearnedScale(quantizers.Quantizer):
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
         super().build(input_shape)
 
-    def forward(self, x):
+    def forward(self, x, training=False):
         return tf.convert_to_tensor(self.scale) * quantizers.ste_sign(x)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from oracles import G_STAR, GX_STAR, W_STAR, X_STAR
 
 from kerasq import quantizers
+from tests.quantizers.oracles import G_STAR, GX_STAR, W_STAR, X_STAR
 
 
 def run(name, config, x, g):
