@@ -37,7 +37,10 @@ class CMakeBuild(build_ext):
         subprocess.check_call([cmake, "--build", str(build), *target])
         destination = Path(self.get_ext_fullpath(ext.name))
         destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(next(build.rglob(LIBRARY)), destination)
+        # Replaced, not overwritten: a program that runs with the old library keeps it.
+        fresh = destination.with_suffix(".new")
+        shutil.copyfile(next(build.rglob(LIBRARY)), fresh)
+        os.replace(fresh, destination)
 
 
 class BinaryDistribution(Distribution):

@@ -128,7 +128,7 @@ class _Plan:
                 if planes is not None:
                     self.folded.add(name)
                 return planes
-        return input_planes(spec.input_quantizer, channels, None)
+        return input_planes(spec.input_quantizer, channels, None, spec.pad_value)
 
     def _output(self, spec: LayerSpec) -> OutputTransform:
         """Fold what follows the layer: a normalization, then a ReLU."""

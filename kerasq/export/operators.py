@@ -85,15 +85,15 @@ def bitplane_conv2d(
     Args:
         attributes: geometry.
         weight_planes: planes of the kernel, at least 1.
-        input_planes: planes of the input, 0 to 3.
+        input_planes: planes of the input, 0 to 8.
         pad_value: what a padded tap contributes: 0 nothing, 1 the input +1.
 
     Returns:
         A function of the tensors, in the operator's order: x (N, H, W, Cin); planes, uint8
         (weight_planes, Ct, bytes of kh·kw·Cin/groups bits); weight_basis (planes or one more for
-        the offset, 1 or Ct); bias (1 or Ct,); and, where the input is quantized, thresholds
-        (1 or Cin, 2**input_planes − 1); direction (1 or Cin,) of ±1; level_bits, uint8
-        (2**input_planes,); input_basis (input_planes, or one more for the offset).
+        the offset, 1 or Ct); bias (1 or Ct,); and, where the input is quantized, L < 2**planes
+        thresholds (1 or Cin, L); direction (1 or Cin,) of ±1; level_bits, uint8 (L + 1,);
+        input_basis (input_planes, or one more for the offset).
     """
     options = attributes.options() | {
         "weight_planes": weight_planes,

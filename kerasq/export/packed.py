@@ -11,7 +11,7 @@ import tensorflow as tf
 from kerasq.export import operators
 from kerasq.export.describe import LayerSpec, activation_name
 from kerasq.export.operators import ConvAttributes
-from kerasq.export.thresholds import InputPlanes
+from kerasq.export.thresholds import InputPlanes, bit_planes_of
 from kerasq.keras import keras
 from kerasq.representations import Affine, BitPlanes, Codebook, pack_bits
 
@@ -124,17 +124,6 @@ def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform
         before, geometry = _explicit_padding(spec, before)
         operator, constants = _codebook(spec, kernel, geometry, transform)
     return PackedLayer(spec, operator, constants, before, after)
-
-
-def bit_planes_of(kernel: Affine) -> BitPlanes:
-    """Write ``scale · (code − zero_point)`` as one plane for each bit of the code."""
-    codes = kernel.codes().astype(np.int32)
-    signs = np.stack([2 * (codes >> i & 1) - 1 for i in range(kernel.bits)])
-    scales = np.stack([kernel.scale * np.float32(2.0 ** (i - 1)) for i in range(kernel.bits)])
-    offset = kernel.scale * (np.float32((2**kernel.bits - 1) / 2) - kernel.zero_point)
-    return BitPlanes.from_signs(
-        signs, scales, offset if np.any(offset) else None, kernel.channel_axes
-    )
 
 
 def _scale_map(spec: LayerSpec, transform: OutputTransform) -> tuple[Any, OutputTransform]:

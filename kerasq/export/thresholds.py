@@ -10,10 +10,13 @@ import numpy as np
 
 from kerasq.export.larq_quantizers import binary_levels
 from kerasq.quantizers import Quantizer
-from kerasq.representations import BitPlanes
+from kerasq.representations import Affine, BitPlanes, Codebook
 
 # Beyond this, batch normalization may overflow to NaN: a threshold further out is never reached.
 _FAR = np.float32(1e18)
+# Uniform levels of more bits, and uneven ones beyond these, cost more planes than they are worth.
+_MAX_UNIFORM_BITS = 4
+_MAX_THERMOMETER_LEVELS = 5
 # The converter replaces infinite constants by the largest float: we do so ourselves.
 _NEVER = np.finfo(np.float32).max
 
@@ -27,7 +30,7 @@ class InputPlanes:
     Attributes:
         thresholds: float32 (channels or 1, levels − 1), ascending.
         direction: float32 (channels or 1,), each +1 or −1.
-        level_bits: uint8 (2**planes,).
+        level_bits: uint8 (levels,).
         basis: float32 scales of the planes, and the offset where there is one.
         planes: how many.
     """
@@ -40,7 +43,7 @@ class InputPlanes:
 
 
 def levels_of(quantizer: Any) -> np.ndarray | None:
-    """Return the sorted output levels of an input quantizer of at most 3 bits, or None."""
+    """Return the sorted output levels of an input quantizer that has few, or None."""
     if quantizer is None:
         return None
     if isinstance(quantizer, Quantizer):
@@ -49,7 +52,10 @@ def levels_of(quantizer: Any) -> np.ndarray | None:
 
 
 def input_planes(
-    quantizer: Any, channels: int, before: Callable[[np.ndarray], np.ndarray] | None
+    quantizer: Any,
+    channels: int,
+    before: Callable[[np.ndarray], np.ndarray] | None,
+    pad_value: int = 0,
 ) -> InputPlanes | None:
     """Turn an input quantizer, and what directly precedes it, into thresholds of bit planes.
 
@@ -58,21 +64,23 @@ def input_planes(
         channels: channels of the input.
         before: a monotone function of each channel that is applied first (batch normalization),
             of arrays (n, channels); None for the identity.
+        pad_value: what the layer pads its quantized inputs with; the operator quantizes a 1 too.
 
     Returns:
-        The planes; None where the quantizer has no fixed grid of 2, 4 or 8 levels.
+        The planes; None where the quantizer has no fixed levels that few planes add up to.
     """
     levels = levels_of(quantizer)
-    if levels is None or len(levels) not in (2, 4, 8):
-        return None
-    planes = _planes_of(quantizer, levels)
+    planes = None if levels is None or len(levels) < 2 else _planes_of(quantizer, levels)
     if planes is None:
         return None
 
     def function(x: np.ndarray) -> np.ndarray:
         return np.asarray(quantizer(x if before is None else before(x)), np.float32)
 
-    columns = channels if before is not None else 1
+    if pad_value == 1 and np.any(function(np.ones((1, channels), np.float32)) != 1.0):
+        return None
+    per_feature = before is not None or getattr(quantizer, "per_feature", False)
+    columns = channels if per_feature else 1
     thresholds, direction = _bisect(function, levels, columns)
     bits = (planes.signs() > 0).astype(np.uint8)  # (planes, levels)
     level_bits = (bits << np.arange(len(bits), dtype=np.uint8)[:, None]).sum(axis=0)
@@ -85,10 +93,34 @@ def input_planes(
 
 
 def _planes_of(quantizer: Any, levels: np.ndarray) -> BitPlanes | None:
+    """Return the levels as sums of at most 8 planes."""
     if not isinstance(quantizer, Quantizer):
         return BitPlanes.from_signs(levels[None], np.ones(1, np.float32))
     planes = quantizer.represent(levels)
-    return planes if isinstance(planes, BitPlanes) else None
+    if isinstance(planes, Affine):
+        planes = bit_planes_of(planes) if planes.bits <= _MAX_UNIFORM_BITS else None
+    if isinstance(planes, Codebook):
+        planes = _thermometer(levels) if len(levels) <= _MAX_THERMOMETER_LEVELS else None
+    return planes
+
+
+def _thermometer(levels: np.ndarray) -> BitPlanes:
+    """Write level i as i planes of +1, then -1: planes of half the distances of the levels."""
+    planes = len(levels) - 1
+    signs = np.where(np.arange(len(levels)) > np.arange(planes)[:, None], 1, -1)
+    offset = np.float32((levels[0] + levels[-1]) / 2)
+    return BitPlanes.from_signs(signs, np.diff(levels) / 2, offset if offset else None)
+
+
+def bit_planes_of(kernel: Affine) -> BitPlanes:
+    """Write ``scale · (code − zero_point)`` as one plane for each bit of the code."""
+    codes = kernel.codes().astype(np.int32)
+    signs = np.stack([2 * (codes >> i & 1) - 1 for i in range(kernel.bits)])
+    scales = np.stack([kernel.scale * np.float32(2.0 ** (i - 1)) for i in range(kernel.bits)])
+    offset = kernel.scale * (np.float32((2**kernel.bits - 1) / 2) - kernel.zero_point)
+    return BitPlanes.from_signs(
+        signs, scales, offset if np.any(offset) else None, kernel.channel_axes
+    )
 
 
 def _bisect(
@@ -98,7 +130,8 @@ def _bisect(
     ends = np.stack([np.full(channels, -_FAR), np.full(channels, _FAR)]).astype(np.float32)
     low_value, high_value = function(ends)
     direction = np.where(high_value < low_value, -1, 1).astype(np.float32)
-    wanted = levels[1:, None]  # a row of channels for each level above the lowest
+    # A row of channels for each level above the lowest, which is reached halfway to it.
+    wanted = ((levels[:-1] + levels[1:]) / 2)[:, None]
     low = np.broadcast_to(_ordinal(ends[0]), (len(wanted), channels)).copy()
     high = np.broadcast_to(_ordinal(ends[1]), low.shape).copy()
     while np.any(high - low > 1):

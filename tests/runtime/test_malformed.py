@@ -149,7 +149,7 @@ DAMAGES = [
     ("bitplane", shape(1, 2**30, 2**30, 2**30), ""),
     ("bitplane", shape(1, -1, -7, 6), ""),
     ("bitplane", shape(1, 7, 1, 6), "planes has shape .7, 1, 6., expected .1, 7, 6."),
-    ("bitplane", shape(4, 3), "thresholds has shape .3., expected .1 or 5, 3."),
+    ("bitplane", shape(4, 3), "thresholds has shape .3., expected .1 or 5, 1."),
     ("bitplane", fill(4, np.nan), "threshold"),
     ("bitplane", fill(5, 0.5), "direction"),
     ("bitplane", no_constant(1), "planes must be a constant"),

@@ -78,7 +78,7 @@ class BitplaneConv : public ConvOperator {
     int64_t bits, row, thread;
   };
 
-  int levels() const { return (1 << weights_.input_planes) - 1; }
+  int levels() const { return weights_.num_thresholds; }
 
   // Where the rows of a group begin.
   int64_t BlockRow(const ConvGeometry& g, int plane, int group) const {

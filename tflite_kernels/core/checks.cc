@@ -36,7 +36,11 @@ std::string CheckBasis(const ConvGeometry& g, const BitplaneWeights& w) {
 }
 
 std::string CheckInputPlanes(const ConvGeometry& g, const BitplaneWeights& w) {
-  const int levels = (1 << w.input_planes) - 1;
+  const int levels = w.num_thresholds;
+  if (levels < 1 || levels >= 1 << w.input_planes) {
+    return std::to_string(w.input_planes) + " input planes have 1 to " +
+           std::to_string((1 << w.input_planes) - 1) + " thresholds, not " + std::to_string(levels);
+  }
   if ((w.threshold_rows != 1 && w.threshold_rows != g.in_c) ||
       (w.direction_size != 1 && w.direction_size != g.in_c)) {
     return "thresholds and direction must have 1 row or one for each of the " +
@@ -55,7 +59,7 @@ std::string CheckInputPlanes(const ConvGeometry& g, const BitplaneWeights& w) {
     if (w.direction[i] != 1.0f && w.direction[i] != -1.0f) return "a direction must be +1 or -1";
   }
   for (int i = 0; i <= levels; ++i) {
-    if (w.level_bits[i] > levels) return "level_bits name a plane that is not there";
+    if (w.level_bits[i] >> w.input_planes) return "level_bits name a plane that is not there";
   }
   return "";
 }
@@ -89,7 +93,7 @@ std::string CheckBitplane(const ConvGeometry& g, const BitplaneWeights& w) {
     return "weight_planes must be 1 to 8, not " + std::to_string(w.weight_planes);
   }
   if (w.input_planes < 0 || w.input_planes > kMaxInputPlanes) {
-    return "input_planes must be 0 to 3, not " + std::to_string(w.input_planes);
+    return "input_planes must be 0 to 8, not " + std::to_string(w.input_planes);
   }
   if (w.pad_value != 0 && w.pad_value != 1) {
     return "pad_value must be 0 or 1, not " + std::to_string(w.pad_value);

@@ -9,7 +9,7 @@
 namespace kerasq {
 
 constexpr int kMaxWeightPlanes = 8;
-constexpr int kMaxInputPlanes = 3;
+constexpr int kMaxInputPlanes = 8;
 
 std::string CheckGeometry(const ConvGeometry& geometry);
 std::string CheckBitplane(const ConvGeometry& geometry, const BitplaneWeights& weights);

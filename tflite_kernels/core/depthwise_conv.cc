@@ -135,7 +135,7 @@ std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& g, const Bit
           Combine(bits, basis, w.basis_cols, w.weight_planes, w.basis_rows > w.weight_planes);
     }
   }
-  for (int code = 0; w.input_planes > 0 && code < 1 << w.input_planes; ++code) {
+  for (int code = 0; w.input_planes > 0 && code <= w.num_thresholds; ++code) {
     model.levels.push_back(Combine(w.level_bits[code], integers ? &one : w.input_basis, 1,
                                    w.input_planes, w.input_basis_size > w.input_planes));
   }

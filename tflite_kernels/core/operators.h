@@ -39,11 +39,11 @@ struct BitplaneWeights {
   int basis_rows, basis_cols;
   const float* bias;  // [bias_size]
   int bias_size;
-  const float* thresholds;  // [threshold_rows][2^input_planes - 1]
-  int threshold_rows;
+  const float* thresholds;  // [threshold_rows][num_thresholds]
+  int threshold_rows, num_thresholds;
   const float* direction;  // [direction_size], each +1 or -1
   int direction_size;
-  const uint8_t* level_bits;  // [2^input_planes]
+  const uint8_t* level_bits;  // [num_thresholds + 1]
   const float* input_basis;   // scales, then the offset if one is left
   int input_basis_size;
 };

@@ -25,7 +25,7 @@ inline float Activate(Activation activation, float y) {
 
 // The level of an input value of channel `channel`: how many thresholds it reaches.
 inline int InputCode(const BitplaneWeights& w, float x, int channel) {
-  const int levels = (1 << w.input_planes) - 1;
+  const int levels = w.num_thresholds;
   const float* thresholds = w.thresholds + (w.threshold_rows == 1 ? 0 : channel) * levels;
   const float directed = x * Broadcast(w.direction, w.direction_size, channel);
   int code = 0;

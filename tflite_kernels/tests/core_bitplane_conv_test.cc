@@ -18,7 +18,9 @@ struct Model {
     basis = random.Floats(static_cast<size_t>(w.basis_rows) * w.basis_cols);
     w.bias_size = random.Int(0, 1) ? g.out_c : 1;
     bias = random.Floats(w.bias_size);
-    const int levels = (1 << input_planes) - 1;
+    const int codes = 1 << input_planes;
+    const int levels = codes > 2 ? random.Int(1, codes - 1) : codes - 1;
+    w.num_thresholds = levels;
     w.threshold_rows = random.Int(0, 1) ? g.in_c : 1;
     thresholds = random.Floats(static_cast<size_t>(w.threshold_rows) * levels);
     for (int i = 0; levels > 0 && i < w.threshold_rows; ++i) {
@@ -26,7 +28,7 @@ struct Model {
     }
     w.direction_size = random.Int(0, 1) ? g.in_c : 1;
     for (int i = 0; i < w.direction_size; ++i) direction.push_back(random.Int(0, 1) ? 1.f : -1.f);
-    for (int i = 0; i <= levels; ++i) level_bits.push_back(random.Int(0, levels));
+    for (int i = 0; i <= levels; ++i) level_bits.push_back(random.Int(0, codes - 1));
     w.input_basis_size = input_planes + (integers ? 0 : random.Int(0, 1));
     input_basis = random.Floats(w.input_basis_size);
     if (integers) {
@@ -80,7 +82,7 @@ TEST(BitplaneConv, EveryNumberOfPlanesMatchesTheReference) {
   Random random(2);
   for (int i = 0; i < 60; ++i) {
     const ConvGeometry g = RandomGeometry(random, 30);
-    Compare(g, Model(random, g, 1 + i % 3, i % 4, false), random, 2e-5f);
+    Compare(g, Model(random, g, 1 + i % 3, i % 6, false), random, 2e-5f);
   }
 }
 
@@ -135,8 +137,11 @@ TEST(BitplaneConv, RefusesValuesWithoutMeaning) {
   planes.w.weight_planes = 9;
   refused(planes, "weight_planes");
   Model inputs(random, g, 1, 1, false);
-  inputs.w.input_planes = 4;
+  inputs.w.input_planes = 9;
   refused(inputs, "input_planes");
+  Model many(random, g, 1, 2, false);
+  many.w.num_thresholds = 4;
+  refused(many, "1 to 3 thresholds");
   Model pad(random, g, 1, 1, false);
   pad.w.pad_value = 2;
   refused(pad, "pad_value");
@@ -144,7 +149,10 @@ TEST(BitplaneConv, RefusesValuesWithoutMeaning) {
   nan.thresholds[0] = NAN;
   refused(nan, "not a number");
   Model order(random, g, 1, 2, false);
-  std::swap(order.thresholds[0], order.thresholds[2]);
+  order.w.num_thresholds = 2;
+  order.thresholds = {1.0f, 0.5f, 1.0f, 0.5f, 1.0f, 0.5f, 1.0f, 0.5f,
+                      1.0f, 0.5f, 1.0f, 0.5f, 1.0f, 0.5f, 1.0f, 0.5f};
+  order.w.thresholds = order.thresholds.data();
   refused(order, "ascend");
   Model direction(random, g, 1, 1, false);
   direction.direction[0] = 0.5f;

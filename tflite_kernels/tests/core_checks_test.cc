@@ -80,6 +80,7 @@ TEST(Checks, SizesThatFitNoChannel) {
   w.basis_cols = 1;
   w.input_planes = w.input_basis_size = w.direction_size = 1;
   w.threshold_rows = 3;
+  w.num_thresholds = 1;
   EXPECT_NE(CheckBitplane(kPlain, w).find("thresholds"), std::string::npos);
 }
 

@@ -88,7 +88,8 @@ struct BitplaneCase {
     weights.direction = direction.data();
     weights.level_bits = level_bits.data();
     weights.input_basis = input_basis.data();
-    weights.threshold_rows = weights.direction_size = weights.input_basis_size = 1;
+    weights.threshold_rows = weights.num_thresholds = 1;
+    weights.direction_size = weights.input_basis_size = 1;
     std::vector<float> output(geometry.batch * geometry.out_h * geometry.out_w * channels);
     ReferenceBitplaneConv(geometry, weights, input.data(), output.data());
     return output;

@@ -7,7 +7,7 @@ namespace {
 
 // Planes of weights beyond this make no sense: float32 has 32 bits.
 constexpr int kMaxWeightPlanes = 32;
-constexpr int kMaxInputPlanes = 3;
+constexpr int kMaxInputPlanes = 8;
 
 enum Input {
   kPlanes = 1,
@@ -72,13 +72,17 @@ class BitplaneOp : public ConvOp {
 
   Status ViewQuantizer(const TensorList& inputs, const ConvGeometry& geometry,
                        BitplaneWeights* weights) const {
-    const int64_t channels = geometry.in_c, levels = int64_t{1} << input_planes_;
+    const int64_t channels = geometry.in_c;
+    const TfLiteIntArray* shape = inputs[kThresholds]->dims;
+    // How many there may be depends on the planes: the factory checks it.
+    const int64_t levels = shape != nullptr && shape->size == 2 ? shape->data[1] : 1;
     KERASQ_RETURN_IF_ERROR(CheckConstant("thresholds", *inputs[kThresholds], kTfLiteFloat32,
-                                         {{1, channels}, levels - 1}));
+                                         {{1, channels}, levels}));
+    weights->num_thresholds = static_cast<int>(levels);
     KERASQ_RETURN_IF_ERROR(
         CheckConstant("direction", *inputs[kDirection], kTfLiteFloat32, {Extent(1, channels)}));
     KERASQ_RETURN_IF_ERROR(
-        CheckConstant("level_bits", *inputs[kLevelBits], kTfLiteUInt8, {Extent(levels)}));
+        CheckConstant("level_bits", *inputs[kLevelBits], kTfLiteUInt8, {Extent(levels + 1)}));
     KERASQ_RETURN_IF_ERROR(CheckConstant("input_basis", *inputs[kInputBasis], kTfLiteFloat32,
                                          {Extent(input_planes_, input_planes_ + 1)}));
     weights->thresholds = inputs[kThresholds]->data.f;
