@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kerasq.keras import keras
-from kerasq.quantizers.base import Quantizer, check_choice, group_size, plane_scales, reduced_axes
+from kerasq.keras import keras, register
+from kerasq.quantizers.base import (
+    Quantizer,
+    check_choice,
+    check_range,
+    group_size,
+    plane_scales,
+    reduced_axes,
+)
 from kerasq.quantizers.constraints import LatentClip
 from kerasq.quantizers.registry import register_quantizer
 from kerasq.representations import BitPlanes
@@ -18,6 +25,21 @@ from kerasq.representations import BitPlanes
 def sign(x: tf.Tensor) -> tf.Tensor:
     """Return +1 where ``x >= 0``, else -1 (``tf.sign`` would return 0 at 0)."""
     return tf.where(x >= 0, tf.ones_like(x), -tf.ones_like(x))
+
+
+class SignQuantizer(Quantizer):
+    """Base class of the quantizers whose values are -1 and +1: one plane with the scale 1."""
+
+    precision = 1
+    per_channel = False
+
+    def pack(self, w: tf.Tensor) -> BitPlanes:
+        """Return one plane with the scale 1."""
+        return BitPlanes.from_signs(self.forward(w).numpy()[None], np.ones(1, np.float32))
+
+    def levels(self) -> np.ndarray:
+        """Return -1 and +1."""
+        return np.array([-1.0, 1.0], np.float32)
 
 
 @tf.custom_gradient
@@ -38,7 +60,7 @@ def ste_sign(x: tf.Tensor) -> tf.Tensor:
     target="both",
     representation="BitPlanes",
 )
-class BNNSign(Quantizer):
+class BNNSign(SignQuantizer):
     r"""Sign with the clipped straight-through estimator (weights and activations).
 
     Forward: ``q = +1 if x >= 0 else -1``.
@@ -58,24 +80,145 @@ class BNNSign(Quantizer):
     weights are in [-1, 1]. NaN gives -1. There is no scale, so that zeros give +1.
     """
 
-    precision = 1
-    per_channel = False
-
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the sign of ``x``."""
         return ste_sign(x)
 
-    def pack(self, w: tf.Tensor) -> BitPlanes:
-        """Return one plane with the scale 1."""
-        return BitPlanes.from_signs(sign(w).numpy()[None], np.ones(1, np.float32))
-
-    def levels(self) -> np.ndarray:
-        """Return -1 and +1."""
-        return np.array([-1.0, 1.0], np.float32)
-
     def kernel_constraint(self) -> keras.constraints.Constraint:
         """Return the clip of latent weights to [-1, 1]."""
         return LatentClip()
+
+
+INFERENCES = ("sign", "real")
+
+
+def glorot_coefficient(shape: Sequence[int]) -> float:
+    """Return ``sqrt(1.5 / (fan_in + fan_out))`` of a kernel (..., inputs, outputs)."""
+    if len(shape) < 2:
+        raise ValueError(f"binary_connect: h='glorot' needs a kernel, got the shape {tuple(shape)}")
+    receptive_field = float(np.prod(shape[:-2]))
+    return float(np.sqrt(1.5 / (receptive_field * (shape[-2] + shape[-1]))))
+
+
+@register
+class GlorotClip(keras.constraints.Constraint):
+    """Clip latent weights to plus or minus the Glorot coefficient of their shape."""
+
+    def __call__(self, w: Any) -> tf.Tensor:
+        """Return the clipped weights."""
+        return LatentClip(glorot_coefficient(w.shape))(w)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments: none."""
+        return {}
+
+
+def binary_connect(w: tf.Tensor, h: float = 1.0, value: str = "sign") -> tf.Tensor:
+    """Weights of magnitude h; see :class:`BinaryConnect`.
+
+    Args:
+        w: latent weights.
+        h: H.
+        value: "sign", "stochastic" (a draw) or "real" (the clipped latent weights).
+    """
+
+    @tf.custom_gradient
+    def quantize(w: tf.Tensor) -> tf.Tensor:
+        if value == "real":
+            return tf.clip_by_value(w, -h, h), lambda dq: dq
+        if value == "stochastic":
+            positive = tf.random.uniform(tf.shape(w)) < tf.clip_by_value((w / h + 1.0) / 2.0, 0, 1)
+            return tf.where(positive, h, -h), lambda dq: dq
+        return h * sign(w), lambda dq: dq
+
+    return quantize(w)
+
+
+@register_quantizer(
+    name="binary_connect",
+    paper="BinaryConnect: Training Deep Neural Networks with binary weights during propagations",
+    arxiv="1511.00363",
+    bits=1,
+    target="weights",
+    representation="BitPlanes",
+)
+class BinaryConnect(Quantizer):
+    r"""Binary weights, deterministic or drawn anew at each training step.
+
+    Forward: ``q = H * sgn(w)``; with ``stochastic``, in training, ``q = +H`` with the probability
+    ``sigma(w / H)``, else ``-H``, where ``sigma(x) = clip((x + 1) / 2, 0, 1)``: the mean of the
+    draws is ``clip(w, -H, H)``.
+
+    Gradient: ``dL/dw = dL/dq``.
+
+    Our layers clip latent weights to [-H, H] after each step (unless they are given another
+    constraint): the clip is part of the method, since outside a weight would hardly flip again.
+
+    Args:
+        stochastic: draw the weights in training.
+        inference: what stochastically trained weights are at inference: "real", the default for
+            them, is the clipped latent weight as in the release, which is not binary and cannot be
+            stored in one bit; "sign" is ``H * sgn(w)``, the default and only choice otherwise.
+        h: H, a positive number, or "glorot" for ``sqrt(1.5 / (fan_in + fan_out))`` of the kernel.
+
+    Raises:
+        ValueError: an unknown or unfit ``inference``, or an ``h`` that is not positive;
+            ``represent`` where weights are real at inference.
+
+    Paper: M. Courbariaux, Y. Bengio, J.-P. David, "BinaryConnect: Training Deep Neural Networks
+    with binary weights during propagations", NIPS 2015, arXiv 1511.00363.
+
+    Deviations: the learning rates scaled by the Glorot coefficient are left to the optimizer.
+    ``sgn(0) = +1``, so that zeros give +H.
+    """
+
+    precision = 1
+    per_channel = False
+
+    def __init__(
+        self,
+        stochastic: bool = False,
+        inference: str | None = None,
+        h: float | str = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.stochastic = bool(stochastic)
+        choices = INFERENCES if self.stochastic else ("sign",)
+        default = "real" if self.stochastic else "sign"
+        self.inference = check_choice(inference or default, choices, "binary_connect: inference")
+        tiny, huge = np.finfo(np.float32).tiny, np.finfo(np.float32).max
+        self.h = h if h == "glorot" else check_range(h, tiny, huge, "binary_connect: h")
+        if self.inference == "real":
+            self.precision = 32
+
+    def magnitude(self, w: tf.Tensor) -> float:
+        """Return H for the weights ``w``."""
+        return glorot_coefficient(w.shape) if self.h == "glorot" else self.h
+
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return the signs times H, a draw of them, or the clipped weights."""
+        value = "stochastic" if training and self.stochastic else self.inference
+        return binary_connect(x, self.magnitude(x), value)
+
+    def pack(self, w: tf.Tensor) -> BitPlanes:
+        """Return one plane with the scale H."""
+        if self.inference == "real":
+            raise ValueError(
+                "binary_connect: weights trained with stochastic=True stay real-valued at "
+                "inference and have no one-bit form; set inference='sign' to use and store their "
+                "signs"
+            )
+        return BitPlanes.from_signs(sign(w).numpy()[None], np.float32([self.magnitude(w)]))
+
+    def kernel_constraint(self) -> keras.constraints.Constraint:
+        """Return the clip of latent weights to [-H, H]."""
+        return GlorotClip() if self.h == "glorot" else LatentClip(self.h)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config = {"stochastic": self.stochastic, "inference": self.inference, "h": self.h}
+        return {**super().get_config(), **config}
 
 
 BWN_GRADIENTS = ("paper", "exact", "identity")
@@ -84,6 +227,12 @@ BWN_GRADIENTS = ("paper", "exact", "identity")
 def bwn_scale(w: tf.Tensor, channel_axes: Sequence[int]) -> tf.Tensor:
     """Return ``mean|w|`` over what shares a scale, with kept dimensions."""
     return tf.reduce_mean(tf.abs(w), axis=reduced_axes(w.shape.rank, channel_axes), keepdims=True)
+
+
+def scaled_sign_planes(w: tf.Tensor, channel_axes: Sequence[int]) -> BitPlanes:
+    """Return ``mean|w| * sgn(w)`` as one plane."""
+    scales = plane_scales(bwn_scale(w, channel_axes), 1, channel_axes)
+    return BitPlanes.from_signs(sign(w).numpy()[None], scales, channel_axes=tuple(channel_axes))
 
 
 def bwn(w: tf.Tensor, channel_axes: Sequence[int] = (-1,), gradient: str = "paper") -> tf.Tensor:
@@ -159,8 +308,7 @@ class BWN(Quantizer):
 
     def pack(self, w: tf.Tensor) -> BitPlanes:
         """Return one plane with the scales alpha."""
-        scales = plane_scales(bwn_scale(w, self.channel_axes), 1, self.channel_axes)
-        return BitPlanes.from_signs(sign(w).numpy()[None], scales, channel_axes=self.channel_axes)
+        return scaled_sign_planes(w, self.channel_axes)
 
     def kernel_constraint(self) -> keras.constraints.Constraint:
         """Return the clip of latent weights to [-1, 1]."""
