@@ -1,0 +1,513 @@
+"""Ranges from data: the maximum, a percentile, and the least Kullback-Leibler divergence."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerasq.quantizers.base import (
+    UniformQuantizer,
+    check_bits,
+    check_choice,
+    check_range,
+    grid_values,
+    is_observing,
+    observing,
+    reduced_axes,
+)
+from kerasq.quantizers.registry import register_quantizer
+
+BINS = 2048  # of TensorRT's histograms
+ZERO_BINS = ("neighbor", "keep")
+
+
+def saturated_grid(
+    x: tf.Tensor, threshold: tf.Tensor, bits: int, signed: bool = True
+) -> tuple[tf.Tensor, tf.Tensor, float]:
+    """Return codes, scale and zero point of ``x`` on the grid of [-T, T], or of [0, T].
+
+    A threshold of 0 (nothing but zeros) gives the scale 1.
+
+    Args:
+        x: float32 tensor.
+        threshold: T, not negative; it broadcasts with ``x``.
+        bits: width of a code.
+        signed: the codes are -(2^(bits-1) - 1)..2^(bits-1) - 1, stored with 2^(bits-1) added;
+            otherwise 0..2^bits - 1.
+    """
+    steps = 2.0 ** (bits - 1) - 1 if signed else 2.0**bits - 1
+    zero_point = 2.0 ** (bits - 1) if signed else 0.0
+    top = tf.where(threshold > 0, threshold, steps * tf.ones_like(threshold))
+    unit = tf.clip_by_value(x / top, -1.0 if signed else 0.0, 1.0)
+    # A product, not a quotient: graphs turn divisions by constants into products.
+    return tf.round(unit * steps) + zero_point, top * np.float32(1 / steps), zero_point
+
+
+def saturate(x: tf.Tensor, threshold: tf.Tensor, bits: int, signed: bool = True) -> tf.Tensor:
+    """Put ``x`` on the grid of [-T, T] or [0, T]; what lies outside gets the nearest end.
+
+    Gradient: ``dL/dx = dL/dq`` on the closed range, 0 outside; the threshold is a constant.
+    """
+
+    @tf.custom_gradient
+    def quantize(x: tf.Tensor) -> tf.Tensor:
+        def grad(dq: tf.Tensor) -> tf.Tensor:
+            low = -threshold if signed else 0.0
+            return tf.where((x >= low) & (x <= threshold), dq, tf.zeros_like(dq))
+
+        return grid_values(*saturated_grid(x, threshold, bits, signed)), grad
+
+    return quantize(x)
+
+
+def quantile(x: tf.Tensor, fraction: float) -> tf.Tensor:
+    """Return the quantile of all elements, linearly interpolated as numpy's default does.
+
+    Args:
+        x: float32 tensor of any shape; its sizes may be unknown.
+        fraction: 0 to 1.
+    """
+    ordered = tf.sort(tf.reshape(x, [-1]))
+    last = tf.size(ordered) - 1
+    position = fraction * tf.cast(last, tf.float64)
+    below = tf.cast(tf.floor(position), tf.int32)
+    low, high = tf.gather(ordered, below), tf.gather(ordered, tf.minimum(below + 1, last))
+    share = tf.cast(position - tf.floor(position), tf.float32)
+    return low + (high - low) * share
+
+
+def histogram(magnitude: tf.Tensor, peak: tf.Tensor, bins: int = BINS) -> tf.Tensor:
+    """Return how many values lie in each of ``bins`` equal parts of [0, peak], float64."""
+    at = tf.math.divide_no_nan(tf.reshape(magnitude, [-1]), peak) * bins
+    index = tf.minimum(tf.cast(at, tf.int32), bins - 1)
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(index), index, bins)
+    return tf.cast(counts, tf.float64) * tf.cast(peak > 0, tf.float64)
+
+
+def stretched(counts: tf.Tensor, old_peak: tf.Tensor, new_peak: tf.Tensor) -> tf.Tensor:
+    """Return the histogram over [0, old_peak] as one over [0, new_peak], which is no smaller.
+
+    A bin's count is taken to be spread evenly over the bin.
+    """
+    bins = counts.shape[0]
+    growth = tf.math.divide_no_nan(tf.cast(new_peak, tf.float64), tf.cast(old_peak, tf.float64))
+    edges = tf.minimum(tf.range(bins + 1, dtype=tf.float64) * growth, float(bins))
+    below = tf.cast(tf.floor(edges), tf.int32)
+    share = edges - tf.floor(edges)
+    total = _running_sum(tf.cast(counts, tf.float64))
+    low, high = tf.gather(total, below), tf.gather(total, tf.minimum(below + 1, bins))
+    at_edges = low + (high - low) * share
+    return at_edges[1:] - at_edges[:-1]
+
+
+def _running_sum(values: tf.Tensor) -> tf.Tensor:
+    """Return the sums of the first 0, 1, ... values."""
+    return tf.pad(tf.cumsum(values), [[1, 0]])
+
+
+def kl_divergences(counts: Any, levels: int) -> tf.Tensor:
+    """Return KL(P || Q) for the thresholds after i = levels, levels + 1, ..., bins bins, float64.
+
+    P is the histogram cut after i bins, with the outliers in its last bin. Q has the cut-off part
+    quantized: bin j belongs to level floor(j * levels / i), and a level's mass is spread evenly
+    over its bins that are not empty. Infinite where Q is 0 and P is not.
+
+    Args:
+        counts: histogram of magnitudes, (bins,).
+        levels: number of levels that magnitudes have.
+
+    Raises:
+        ValueError: fewer bins than levels.
+    """
+    counts = tf.cast(tf.convert_to_tensor(counts), tf.float64)
+    bins = counts.shape[0]
+    if bins < levels:
+        raise ValueError(f"a histogram of {bins} bins cannot be quantized to {levels} levels")
+    # Q is constant on a level, so that a candidate costs its levels, not its bins.
+    cut = tf.range(levels, bins + 1)
+    starts = (tf.range(levels + 1) * cut[:, None] + levels - 1) // levels
+    mass, filled = _running_sum(counts), _running_sum(tf.cast(counts > 0, tf.float64))
+    inside = tf.gather(mass, cut)
+    last, outliers = tf.gather(counts, cut - 1), mass[-1] - inside
+    p_log_p = tf.gather(_running_sum(_x_log(counts, counts)), cut)
+    p_log_p += _x_log(last + outliers, last + outliers) - _x_log(last, last)
+    level = _differences(tf.gather(mass, starts))
+    height = tf.math.divide_no_nan(level, _differences(tf.gather(filled, starts)))
+    p_log_q = tf.reduce_sum(_x_log(level, height), axis=1) + _x_log(outliers, height[:, -1])
+    kl = tf.math.divide_no_nan(p_log_p - p_log_q, mass[-1]) + tf.math.log(inside / mass[-1])
+    infinite = tf.constant(np.inf, tf.float64)
+    return tf.where((last == 0.0) & (outliers > 0.0), infinite, kl)
+
+
+def _differences(x: tf.Tensor) -> tf.Tensor:
+    return x[:, 1:] - x[:, :-1]
+
+
+def _x_log(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Return ``x * log(y)``, and 0 where x is 0."""
+    return tf.math.multiply_no_nan(tf.math.log(y), x)
+
+
+def kl_threshold(counts: Any, levels: int, zero_bin: str = "neighbor") -> tf.Tensor:
+    """Return after how many bins of a histogram the divergence is least; on ties the most.
+
+    Args:
+        counts: histogram of magnitudes, (bins,), bins >= levels.
+        levels: number of levels that magnitudes have: 128 for signed 8-bit values, 256 for
+            unsigned ones.
+        zero_bin: "neighbor" gives the first bin the count of the second (NVIDIA's tool: the
+            zeros after a ReLU should not decide); "keep" leaves it.
+    """
+    counts = tf.cast(tf.convert_to_tensor(counts), tf.float64)
+    if zero_bin == "neighbor":
+        counts = tf.concat([counts[1:2], counts[1:]], axis=0)
+    kl = kl_divergences(counts, levels)
+    # Sums of up to 2048 terms: differences below 1e-12 are rounding.
+    least = kl <= tf.reduce_min(kl) + 1e-12
+    index = tf.range(levels, counts.shape[0] + 1)
+    best = tf.reduce_max(tf.where(least, index, tf.zeros_like(index)))
+    return tf.where(tf.reduce_any(least), best, counts.shape[0])
+
+
+def max_threshold(
+    x: tf.Tensor, channel_axes: Sequence[int] = (), factor: float = 1.0, signed: bool = True
+) -> tf.Tensor:
+    """Return ``factor * max|x|``, with kept dimensions of ``channel_axes`` where there are some."""
+    axes = reduced_axes(x.shape.rank, channel_axes) if channel_axes else None
+    largest = tf.reduce_max(_magnitude(x, signed), axis=axes, keepdims=bool(channel_axes))
+    return np.float32(factor) * largest
+
+
+def _magnitude(x: tf.Tensor, signed: bool) -> tf.Tensor:
+    """Return ``|x|``, or ``relu(x)`` of values without a sign; 0 for what is not finite."""
+    magnitude = tf.abs(x) if signed else tf.nn.relu(x)
+    return tf.where(tf.math.is_finite(magnitude), magnitude, tf.zeros_like(magnitude))
+
+
+class _Calibrated(UniformQuantizer):
+    """Weights have the range of the tensor itself, activations that of the data seen in training.
+
+    A subclass implements :meth:`threshold_of` and, for activations, :meth:`observe`.
+    """
+
+    def __init__(self, bits: int = 8, signed: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bits = check_bits(bits, 2, 8, self.method)
+        self.signed = bool(signed)
+        self.precision = self.bits
+        if self.for_activations:
+            self.channel_axes = ()
+
+    @property
+    def has_sign(self) -> bool:
+        """Tell whether the grid has negative values: that of weights always has."""
+        return self.signed or not self.for_activations
+
+    def build(self, shape: Any) -> None:
+        """Add the threshold of activations; 0 means that no data was seen yet."""
+        if self.for_activations:
+            self.threshold = self.add_state("threshold")
+        super().build(shape)
+
+    def threshold_of(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the threshold that suits the tensor at hand."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement threshold_of(x)")
+
+    def observe(self, x: tf.Tensor) -> tf.Tensor:
+        """Add activations to what was seen, and return the threshold for all of it."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement observe(x)")
+
+    def _threshold(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not self.for_activations:
+            return self.threshold_of(x)
+        if training and (self.trainable or is_observing()):
+            self.threshold.assign(self.observe(x))
+        known = tf.convert_to_tensor(self.threshold)
+        return tf.cond(known > 0.0, lambda: known, lambda: self.threshold_of(x))
+
+    def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return ``x`` on the grid; activations in training are observed first."""
+        threshold = tf.stop_gradient(self._threshold(x, training))
+        return saturate(x, threshold, self.bits, self.has_sign)
+
+    def grid(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, float]:
+        """Return codes, scale and zero point."""
+        return saturated_grid(x, self._threshold(x), self.bits, self.has_sign)
+
+    def fixed_grid(self) -> tuple[float, float] | None:
+        """Return scale and zero point of calibrated activations."""
+        if not (self.for_activations and self.built) or not float(self.threshold) > 0:
+            return None
+        known = tf.convert_to_tensor(self.threshold)
+        _, scale, zero_point = saturated_grid(known, known, self.bits, self.has_sign)
+        return float(scale), zero_point
+
+    def levels(self) -> np.ndarray | None:
+        """Return the values of calibrated activations of at most 4 bits."""
+        levels = super().levels()
+        # The code of -2^(bits-1) is not used: the range is symmetric.
+        return levels[1:] if levels is not None and self.signed else levels
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "bits": self.bits, "signed": self.signed}
+
+
+@register_quantizer(
+    name="calibrate_max",
+    paper="8-bit Inference with TensorRT",
+    arxiv="GTC 2017 S7310",
+    bits=(2, 8),
+    target="both",
+    representation="Affine",
+)
+class CalibrateMax(_Calibrated):
+    r"""Uniform grid up to the largest magnitude (max calibration, max-scalar).
+
+    Forward: ``q = s * clip(round(x / s), -n, n)``, ``s = f * max|x| / n``, ``n = 2^(b-1) - 1``.
+    Activations without a sign: codes 0..n, ``n = 2^b - 1``.
+
+    Gradient: ``dL/dx = dL/dq * 1{|x| <= f * max|x|}`` (``1{0 <= x <= ...}`` without a sign); the
+    maximum is held constant.
+
+    Weights take their own maximum at each call. Activations take the running maximum of the data
+    seen in training or by :func:`calibrate`; before any, that of the tensor at hand. With
+    ``trainable = False`` training adds no more data.
+
+    Args:
+        bits: b in 2..8.
+        signed: activations have negative values too; weights always have.
+        factor: f in (0, 1], of the maximum ("scaled max": 0.8).
+        channel_axes: axes of weights that keep a scale of their own; activations have one scale.
+
+    Raises:
+        ValueError: bits outside 2..8, or a factor outside (0, 1].
+
+    Paper: S. Migacz, "8-bit Inference with TensorRT", NVIDIA, GTC 2017 S7310 (no arXiv id).
+
+    Deviations: the talk calibrates trained networks only; the straight-through gradient is there
+    to fine-tune them.
+    """
+
+    def __init__(
+        self,
+        bits: int = 8,
+        signed: bool = False,
+        factor: float = 1.0,
+        channel_axes: Sequence[int] = (-1,),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(bits, signed, channel_axes=channel_axes, **kwargs)
+        self.factor = check_range(factor, 1e-6, 1.0, "calibrate_max: factor")
+
+    def threshold_of(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the scaled maximum."""
+        return max_threshold(x, self.channel_axes, self.factor, self.has_sign)
+
+    def observe(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the scaled maximum of all activations seen."""
+        return tf.maximum(tf.convert_to_tensor(self.threshold), self.threshold_of(x))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+class _HistogramCalibrated(_Calibrated):
+    """The threshold comes of a histogram of the magnitudes, of all activations seen.
+
+    A subclass implements :meth:`threshold_in`.
+    """
+
+    per_channel = False
+
+    def build(self, shape: Any) -> None:
+        """Add the histogram and its upper end."""
+        if self.for_activations:
+            self.counts = self.add_state("histogram", (BINS,))
+            self.peak = self.add_state("peak")
+        super().build(shape)
+
+    def threshold_in(self, counts: tf.Tensor, peak: tf.Tensor) -> tf.Tensor:
+        """Return the threshold for a histogram (float64) over [0, peak]."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement threshold_in")
+
+    def threshold_of(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the threshold for the histogram of the tensor."""
+        magnitude = _magnitude(x, self.has_sign)
+        peak = tf.reduce_max(magnitude)
+        return self.threshold_in(histogram(magnitude, peak), peak)
+
+    def observe(self, x: tf.Tensor) -> tf.Tensor:
+        """Add the magnitudes to the histogram, which is stretched where a new maximum appears."""
+        magnitude = _magnitude(x, self.has_sign)
+        old = tf.convert_to_tensor(self.peak)
+        peak = tf.maximum(old, tf.reduce_max(magnitude))
+        counts = stretched(tf.convert_to_tensor(self.counts), old, peak)
+        counts += histogram(magnitude, peak)
+        self.peak.assign(peak)
+        self.counts.assign(tf.cast(counts, tf.float32))
+        return self.threshold_in(counts, peak)
+
+
+@register_quantizer(
+    name="calibrate_percentile",
+    paper="8-bit Inference with TensorRT",
+    arxiv="GTC 2017 S7310",
+    bits=(2, 8),
+    target="both",
+    representation="Affine",
+)
+class CalibratePercentile(_HistogramCalibrated):
+    r"""Uniform grid up to a percentile of the magnitudes.
+
+    Forward: ``q = s * clip(round(x / s), -n, n)``, ``s = T / n``, T the p-th percentile of |x|, ``n
+    = 2^(b-1) - 1``. Activations without a sign: codes 0..n, ``n = 2^b - 1``.
+
+    Gradient: ``dL/dx = dL/dq * 1{|x| <= T}`` (``1{0 <= x <= T}`` without a sign); T is held
+    constant.
+
+    Weights take their own percentile at each call, linearly interpolated between elements.
+    Activations take that of the histogram (2048 bins) of the data seen in training or by
+    :func:`calibrate`, linearly interpolated within a bin; before any, that of the tensor at hand.
+    With ``trainable = False`` training adds no more data.
+
+    Args:
+        bits: b in 2..8.
+        signed: activations have negative values too; weights always have.
+        percentile: p in 0..100, usually 99.9, 99.99 or 99.999.
+
+    Raises:
+        ValueError: bits outside 2..8, or no percentile.
+
+    Paper: S. Migacz, "8-bit Inference with TensorRT", NVIDIA, GTC 2017 S7310 (no arXiv id); the
+    percentile is that of NVIDIA's pytorch-quantization.
+
+    Deviations: where the percentile of the tensor at hand is 0 but its maximum is not, T is the
+    maximum; the histogram's is at least the first bin's end.
+    """
+
+    def __init__(
+        self, bits: int = 8, signed: bool = False, percentile: float = 99.99, **kwargs: Any
+    ) -> None:
+        super().__init__(bits, signed, **kwargs)
+        self.percentile = check_range(percentile, 0, 100, "calibrate_percentile: percentile")
+
+    def threshold_of(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the percentile of the magnitudes at hand."""
+        magnitude = _magnitude(x, self.has_sign)
+        threshold = quantile(magnitude, self.percentile / 100)
+        return tf.where(threshold > 0, threshold, tf.reduce_max(magnitude))
+
+    def threshold_in(self, counts: tf.Tensor, peak: tf.Tensor) -> tf.Tensor:
+        """Return where the histogram has reached the percentile."""
+        total = tf.cumsum(counts)
+        want = total[-1] * (self.percentile / 100)
+        index = tf.minimum(tf.reduce_sum(tf.cast(total < want, tf.int32)), BINS - 1)
+        missing = want - (total[index] - counts[index])
+        edge = tf.cast(index, tf.float64) + tf.math.divide_no_nan(missing, counts[index])
+        # Of what lies in the first bin, zeros most of all, the histogram cannot tell more.
+        return peak * tf.cast(tf.maximum(edge, 1.0) / BINS, tf.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "percentile": self.percentile}
+
+
+@register_quantizer(
+    name="calibrate_kl",
+    paper="8-bit Inference with TensorRT",
+    arxiv="GTC 2017 S7310",
+    bits=(2, 8),
+    target="both",
+    representation="Affine",
+)
+class CalibrateKL(_HistogramCalibrated):
+    r"""Uniform grid up to the threshold of the least Kullback-Leibler divergence (entropy).
+
+    Forward: ``q = s * clip(round(x / s), -n, n)``, ``s = T / n``, ``n = 2^(b-1) - 1``. Activations
+    without a sign: codes 0..n, ``n = 2^b - 1``. T is the right edge of that bin of the histogram of
+    |x| (2048 bins) where ``KL(P || Q)`` is least, P being the histogram with the values above T in
+    its last bin, Q the histogram without them, on ``2^(b-1)`` levels (``2^b`` without a sign);
+    candidates with Q = 0 where P > 0 are rejected; of equals the greatest T is taken.
+
+    Gradient: ``dL/dx = dL/dq * 1{|x| <= T}`` (``1{0 <= x <= T}`` without a sign); T is held
+    constant.
+
+    Weights take the threshold of their own histogram at each call, activations that of all data
+    seen in training or by :func:`calibrate`; before any, that of the tensor at hand. With
+    ``trainable = False`` training adds no more data.
+
+    Args:
+        bits: b in 2..8.
+        signed: activations have negative values too; weights always have.
+        zero_bin: "neighbor" gives the histogram's first bin the count of its second, as NVIDIA's
+            tool does; "keep" leaves it.
+
+    Raises:
+        ValueError: bits outside 2..8, or another zero_bin.
+
+    Paper: S. Migacz, "8-bit Inference with TensorRT", NVIDIA, GTC 2017 S7310 (no arXiv id).
+
+    Deviations: T is the bin's right edge, as in NVIDIA's tool; the talk takes its middle. MXNet
+    smooths the zeros of P and Q where here candidates are rejected.
+    """
+
+    def __init__(
+        self, bits: int = 8, signed: bool = False, zero_bin: str = "neighbor", **kwargs: Any
+    ) -> None:
+        super().__init__(bits, signed, **kwargs)
+        self.zero_bin = check_choice(zero_bin, ZERO_BINS, "calibrate_kl: zero_bin")
+
+    def threshold_in(self, counts: tf.Tensor, peak: tf.Tensor) -> tf.Tensor:
+        """Return the right edge of the best bin."""
+        levels = 2 ** (self.bits - 1) if self.has_sign else 2**self.bits
+        best = kl_threshold(counts, levels, self.zero_bin)
+        return peak * tf.cast(best / BINS, tf.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "zero_bin": self.zero_bin}
+
+
+def calibrate(model: Any, data: Any, steps: int | None = None, batch_size: int = 32) -> None:
+    """Run data through a model so that its quantizers gather their state, as in training.
+
+    Everything else is in inference mode: weights, BatchNormalization and Dropout stay as they are.
+
+    Args:
+        model: Keras model with quantizers in its layers.
+        data: array of inputs, or a ``tf.data.Dataset``, Keras ``Sequence`` or other iterable of
+            batches, each of inputs or (inputs, labels, ...).
+        steps: how many batches at most; None takes all.
+        batch_size: of an array.
+
+    Raises:
+        ValueError: no batch, an endless dataset without steps, or a model without quantizers.
+    """
+    batches = itertools.islice(_batches(data, steps, batch_size), steps)
+    count = 0
+    with observing() as observers:
+        for batch in batches:
+            model(batch[0] if isinstance(batch, tuple) else batch, training=False)
+            count += 1
+    if not count:
+        raise ValueError("calibrate: the data has no batch: pass at least one")
+    if not observers:
+        raise ValueError(f"calibrate: model {model.name!r} has no quantizer in its layers")
+
+
+def _batches(data: Any, steps: int | None, batch_size: int) -> Iterable[Any]:
+    if isinstance(data, np.ndarray) or tf.is_tensor(data):
+        return (data[i : i + batch_size] for i in range(0, len(data), batch_size))
+    if isinstance(data, tf.data.Dataset):
+        if steps is None and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("calibrate: the dataset is endless: say how many steps")
+        return data
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a Keras Sequence
+        return (data[i] for i in range(len(data)))
+    return data
