@@ -6,12 +6,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from kerasq.keras import keras
-from kerasq.layers.quantized import FROM_QUANTIZER, QuantConv2D, register_layer
+from kerasq.layers.quantized import FROM_QUANTIZER, QuantConv2D
+from kerasq.layers.registry import register_block
 from kerasq.quantizers import XnorConditioning
 
 
-@register_layer
+@register_block(
+    name="xnor_conv",
+    paper="XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks",
+    arxiv="1603.05279",
+    representation="BitPlanes",
+)
 class XnorConv2D(QuantConv2D):
     r"""XNOR-Net convolution (``xnor_conv``): binary inputs and weights, with the scale map K.
 
@@ -110,6 +115,3 @@ class XnorConv2D(QuantConv2D):
             "use_k_map": self.use_k_map,
             "exact_k_gradient": self.exact_k_gradient,
         }
-
-
-keras.utils.get_custom_objects()["xnor_conv"] = XnorConv2D
