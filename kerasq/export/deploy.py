@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from kerasq.export.describe import LayerSpec, activation_name, describe
-from kerasq.export.packed import FoldedLayer, OutputTransform, PackedLayer, pack
+from kerasq.export.native import grid_of
+from kerasq.export.packed import (
+    FoldedLayer,
+    OutputTransform,
+    PackedLayer,
+    pack,
+    pack_integers,
+    packs_planes,
+)
 from kerasq.export.thresholds import InputPlanes, input_planes, levels_of
 from kerasq.graph import Graph, graph_of
 from kerasq.keras import check_model, keras, keras_version
+from kerasq.layers.blocks import Block
 
 _QUANTIZERS = ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer", "codebook")
+# Layers that pick or move values: quantizing commutes with them.
+_PASSING = (
+    keras.layers.MaxPooling2D,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Dropout,
+)
 
 
-def deploy(model: Any) -> Any:
+def deploy(model: Any, integer: bool = False) -> Any:
     """Replace every layer with a quantized kernel by a packed one, and fold what can be folded.
 
     The deployed model predicts what the trained one predicts: binary sums are the same integers,
@@ -29,6 +47,7 @@ def deploy(model: Any) -> Any:
     Args:
         model: a built Sequential or Functional model of the active Keras, with layers of kerasq,
             larq or TFMOT. It is not changed.
+        integer: compute in int8 between two activation quantizers; see :func:`kerasq.convert`.
 
     Returns:
         A Keras model for prediction. It is not saved by Keras: :func:`kerasq.convert` writes it.
@@ -39,7 +58,7 @@ def deploy(model: Any) -> Any:
             the message names the layer.
     """
     check_model(model, "convert")
-    plan = _Plan(model)
+    plan = _Plan(model, integer)
 
     def clone(layer: Any) -> Any:
         if layer.name in plan.packed:
@@ -47,7 +66,9 @@ def deploy(model: Any) -> Any:
         if layer.name in plan.folded:
             return FoldedLayer(layer.name)
         if isinstance(layer, keras.Model):
-            return deploy(layer)
+            return deploy(layer, integer)
+        if isinstance(layer, Block):
+            return DeployedBlock(layer.name, deploy(_as_model(layer), integer))
         config = layer.get_config()
         if getattr(layer, "compute_dtype", "float32") in ("float16", "bfloat16"):
             config["dtype"] = "float32"  # mixed precision is for training
@@ -58,9 +79,18 @@ def deploy(model: Any) -> Any:
     for layer in deployed.layers:
         source = plan.layers.get(layer.name)
         kept = layer.name not in plan.packed and layer.name not in plan.folded
-        if source is not None and kept and not isinstance(source, keras.Model):
+        if source is not None and kept and not isinstance(source, keras.Model | Block):
             layer.set_weights(source.get_weights())
     return deployed
+
+
+def _as_model(block: Block) -> Any:
+    """Return the graph of a block's parts as a model: of a copy of it, with the same weights."""
+    copy = type(block).from_config(block.get_config())
+    inputs = tf.nest.map_structure(lambda x: keras.Input(tuple(x.shape)[1:]), block.input)
+    copy(inputs)
+    copy.set_weights(block.get_weights())
+    return keras.Model(inputs, copy.graph(inputs), name=block.name)
 
 
 def _tfmot_scope() -> Any:
@@ -80,7 +110,26 @@ def packed_layers(model: Any) -> list[PackedLayer]:
             found.append(layer)
         elif isinstance(layer, keras.Model):
             found += packed_layers(layer)
+        elif isinstance(layer, DeployedBlock):
+            found += packed_layers(layer.model)
     return found
+
+
+class DeployedBlock(keras.layers.Layer):
+    """A block of a deployed model: the deployed graph of its parts.
+
+    Args:
+        name: of the block.
+        model: what :func:`deploy` made of its parts.
+    """
+
+    def __init__(self, name: str, model: Any) -> None:
+        super().__init__(name=name, trainable=False, dtype="float32")
+        self.model = model
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Return the outputs of the parts."""
+        return self.model(inputs)
 
 
 class _Plan:
@@ -90,27 +139,37 @@ class _Plan:
         layers: the model's layers by name.
         packed: replacement by name.
         folded: names of layers that a packed neighbour computes.
+        inputs: input quantizers as bit planes, by name of the layer, or None.
+        quantized: names of layers whose input quantizer is in the int8 operator before them.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, integer: bool) -> None:
         self.graph: Graph = graph_of(model)
         self.layers = {layer.name: layer for layer in self.graph.layers}
         self.packed: dict[str, PackedLayer] = {}
         self.folded: set[str] = set()
+        self.quantized: set[str] = set()
         specs = {}
         for layer in self.graph.layers:
+            if isinstance(layer, Block):
+                continue
             spec = describe(layer)
             if spec is not None:
+                _check_settled(spec)
                 specs[layer.name] = spec
             else:
                 _refuse_unsupported(layer)
-        inputs = {name: self._input(spec) for name, spec in specs.items()}
+        self.inputs = {name: self._input(spec) for name, spec in specs.items()}
         for name, spec in specs.items():
-            self.packed[name] = pack(spec, inputs[name], self._output(spec))
+            transform = self._output(spec)
+            layer = self._integers(spec, transform, specs) if integer else None
+            if layer is None and name in self.quantized:
+                spec = dataclasses.replace(spec, input_quantizer=None)
+            self.packed[name] = layer or pack(spec, self.inputs[name], transform)
 
     def _input(self, spec: LayerSpec) -> InputPlanes | None:
         """Return the bit planes of the layer's input, a preceding normalization folded in."""
-        if levels_of(spec.input_quantizer) is None:
+        if levels_of(spec.input_quantizer) is None or not packs_planes(spec.kernel):
             return None
         channels = _channels_in(spec)
         # The operator's padded +1 enters before its thresholds: it must not be normalized.
@@ -148,6 +207,28 @@ class _Plan:
             self.folded.add(follower.name)
         return OutputTransform(scale, shift, activation)
 
+    def _integers(
+        self, spec: LayerSpec, transform: OutputTransform, specs: dict[str, LayerSpec]
+    ) -> PackedLayer | None:
+        """Return an int8 layer where the output goes to one input quantizer only, or None."""
+        reader = specs.get(self._reader(spec.name))
+        if reader is None or self.inputs[reader.name] is not None:
+            return None
+        grids = grid_of(spec.input_quantizer), grid_of(reader.input_quantizer)
+        if None in grids:
+            return None
+        layer = pack_integers(spec, transform, grids, spec.name in self.quantized)
+        if layer is not None:
+            self.quantized.add(reader.name)
+        return layer
+
+    def _reader(self, name: str) -> str | None:
+        """Return the only layer that reads another's values, behind those that pass them on."""
+        reader = self.graph.sole_consumer(name)
+        while reader and (reader in self.folded or isinstance(self.layers[reader], _PASSING)):
+            reader = self.graph.sole_consumer(reader)
+        return reader if reader and self.graph.calls[reader] == 1 else None
+
     def _follower(self, name: str) -> Any:
         consumer = self.graph.sole_consumer(name)
         if not consumer or consumer in self.folded or self.graph.calls[consumer] != 1:
@@ -161,6 +242,25 @@ def _channels_in(spec: LayerSpec) -> int:
     if spec.kernel.shape[-2] == spec.geometry.groups:  # depthwise
         return spec.geometry.groups
     return spec.kernel.shape[-2] * spec.geometry.groups
+
+
+def _check_settled(spec: LayerSpec) -> None:
+    """Raise where an input quantizer has yet to take its scale from data.
+
+    Raises:
+        ValueError: what becomes of one image depends on the others in its batch.
+    """
+    if spec.input_quantizer is None:
+        return
+    image = np.linspace(-2, 2, 4 * _channels_in(spec), dtype=np.float32)
+    image = image.reshape(1, 2, 2, -1) if spec.geometry is not None else image.reshape(4, -1)[None]
+    alone = np.asarray(spec.input_quantizer(image))
+    beside = np.asarray(spec.input_quantizer(np.concatenate([image, 50 * image])))
+    if not np.array_equal(alone[0], beside[0], equal_nan=True):
+        raise ValueError(
+            f"layer {spec.name!r}: its input quantizer has taken no scale from data yet. Train the "
+            "model, or run kerasq.quantizers.calibrate(model, data), before converting it"
+        )
 
 
 def _input_shape(layer: Any) -> tuple:

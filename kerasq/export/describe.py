@@ -31,6 +31,8 @@ class LayerSpec:
         input_quantizer: what quantizes the input, or None.
         pad_value: 0 or 1.
         k_map: the XNOR-Net scale map, a function of the input, or None.
+        binary_terms: for inputs binarized by scales that are data, a function of the input that
+            gives pairs (residual, scale of the output); else None.
     """
 
     name: str
@@ -43,6 +45,7 @@ class LayerSpec:
     input_quantizer: Any = None
     pad_value: int = 0
     k_map: Any = None
+    binary_terms: Any = None
 
 
 def describe(layer: Any) -> LayerSpec | None:
@@ -73,6 +76,8 @@ def describe(layer: Any) -> LayerSpec | None:
     spec.pad_value = int(getattr(layer, "pad_values", 0.0))
     if getattr(layer, "use_k_map", False):
         spec.k_map = layer.k_map
+    if getattr(layer, "binary_terms", None) is not None:
+        spec.binary_terms = layer.binary_terms
     return spec
 
 

@@ -32,7 +32,8 @@ class Operator:
         name: ``CONV_2D``, ``KerasqBitplaneConv2D``, ...
         is_custom: whether it is one of kerasq's.
         layer: the Keras layer it comes from, as far as tensor names tell.
-        constants: name -> (type, shape, bytes) of its constant inputs.
+        constants: name -> (type, shape, bytes) of its constant inputs; a kernel that a DEQUANTIZE
+            reads for it is its own.
         nbytes: bytes of those constants; one that several operators share counts at the first.
         weights: elements of the kernel, 0 for operators without.
         macs: multiply-accumulates an image, 0 for operators without a kernel.
@@ -139,12 +140,15 @@ def inspect(source: str | os.PathLike[str] | bytes) -> Inspection:
 
 
 def _inspect(model: Any, total: int) -> Inspection:
-    counted: set[int] = set()
+    counted: tuple[set[int], set[int]] = (set(), set())  # buffers, and tensors with scales
     operators: list[Operator] = []
-    for graph in model.subgraphs:
-        for operator in graph.operators or []:
-            operators.append(_operator(model, graph, operator, len(operators), counted))
     constant_bytes = sum(_size(buffer) for buffer in model.buffers)
+    for graph in model.subgraphs:
+        stored = _dequantized(model, graph)
+        for operator in graph.operators or []:
+            operators.append(_operator(model, graph, operator, len(operators), counted, stored))
+        constants = [t for t in graph.tensors if _size(model.buffers[t.buffer])]
+        constant_bytes += sum(map(_grid_size, constants))
     return Inspection(operators, total, constant_bytes)
 
 
@@ -152,21 +156,52 @@ def _size(buffer: Any) -> int:
     return 0 if buffer.data is None else len(buffer.data)
 
 
-def _operator(model: Any, graph: Any, operator: Any, index: int, counted: set[int]) -> Operator:
+def _grid_size(tensor: Any) -> int:
+    """Return the bytes of a constant's scales and zero points."""
+    grid = tensor.quantization
+    arrays = () if grid is None else (grid.scale, grid.zeroPoint)
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def _dequantized(model: Any, graph: Any) -> dict[int, Any]:
+    """Return the constants that are dequantized, by the tensor of their float values."""
+    found = {}
+    for operator in graph.operators or []:
+        code = model.operatorCodes[operator.opcodeIndex]
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.DEQUANTIZE:
+            tensor = graph.tensors[operator.inputs[0]]
+            if _size(model.buffers[tensor.buffer]):
+                found[int(operator.outputs[0])] = tensor
+    return found
+
+
+def _operator(
+    model: Any,
+    graph: Any,
+    operator: Any,
+    index: int,
+    counted: tuple[set[int], set[int]],
+    stored: dict[int, Any],
+) -> Operator:
     code = model.operatorCodes[operator.opcodeIndex]
     custom = None if code.customCode is None else code.customCode.decode()
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     constants, nbytes = {}, 0
-    tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
+    buffers, scales = counted
+    tensors = [stored.get(int(i), graph.tensors[i]) for i in operator.inputs if i >= 0]
+    dequantizes = int(operator.outputs[0]) in stored if len(operator.outputs) else False
     for tensor in tensors:
         size = _size(model.buffers[tensor.buffer])
-        if size == 0:
+        if size == 0 or dequantizes:
             continue
         shape = tuple(int(n) for n in tensor.shape) if tensor.shape is not None else ()
         constants[tensor.name.decode()] = (_TYPE_NAMES[tensor.type], shape, size)
-        if tensor.buffer not in counted:
-            counted.add(tensor.buffer)
+        if tensor.buffer not in buffers:
+            buffers.add(tensor.buffer)
             nbytes += size
+        if id(tensor) not in scales:
+            scales.add(id(tensor))
+            nbytes += _grid_size(tensor)
     options = {}
     is_custom = custom is not None and custom.startswith("Kerasq")
     if is_custom and operator.customOptions is not None:

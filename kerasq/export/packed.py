@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,21 @@ import tensorflow as tf
 
 from kerasq.export import operators
 from kerasq.export.describe import LayerSpec, activation_name
+from kerasq.export.native import Grid, NativeOperator, integer_operator, native_operator
 from kerasq.export.operators import ConvAttributes
 from kerasq.export.thresholds import InputPlanes, bit_planes_of
 from kerasq.keras import keras
 from kerasq.representations import Affine, BitPlanes, Codebook, pack_bits
+
+Terms = Callable[[tf.Tensor], list[tuple[tf.Tensor, tf.Tensor]]]
+# The sign of the input, as planes of the operator.
+_SIGNS = InputPlanes(
+    thresholds=np.zeros((1, 1), np.float32),
+    direction=np.ones(1, np.float32),
+    level_bits=np.array([0, 1], np.uint8),
+    basis=np.ones(1, np.float32),
+    planes=1,
+)
 
 
 @dataclasses.dataclass
@@ -84,6 +96,27 @@ class PackedLayer(keras.layers.Layer):
         )
 
 
+class NativeLayer(PackedLayer):
+    """A layer of a deployed model whose kernel leaves in TFLite's own integers.
+
+    Args:
+        spec: the layer it stands for.
+        native: its operator and constants.
+        before: applied to the input first, or None.
+        after: applied to the operator's output, given it and the layer's input, or None.
+    """
+
+    def __init__(self, spec: LayerSpec, native: NativeOperator, before: Any, after: Any) -> None:
+        super().__init__(spec, native.function, native.constants, before, after)
+        self.integer = native.integer
+        self._native = native
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and bias: what the file stores for this layer."""
+        return self._native.nbytes
+
+
 class FoldedLayer(keras.layers.Layer):
     """A layer that a packed neighbour computes: it passes on what it gets."""
 
@@ -108,32 +141,86 @@ def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform
         ValueError: a kernel that no operator can store.
     """
     kernel = spec.kernel
-    if planes is not None and isinstance(kernel, Affine) and kernel.bits <= 3:
+    if not packs_planes(kernel):
+        planes = None  # the other operators take the quantized inputs as floats
+    elif planes is not None and isinstance(kernel, Affine):
         kernel = bit_planes_of(kernel)
-    if planes is not None and not isinstance(kernel, BitPlanes):
-        planes = None  # the codebook operator takes the quantized inputs as floats
-    before = spec.input_quantizer if planes is None else None
+    terms = binary_terms(spec) if isinstance(kernel, BitPlanes) else None
+    before = spec.input_quantizer if planes is None and terms is None else None
     after = None
-    if spec.k_map is not None:
-        after, transform = _scale_map(spec, transform)
+    if spec.k_map is not None or terms is not None:
+        after, transform = _shifted_after(spec.k_map, transform)
     if activation_name(spec.activation) is None:
         after = _then(after, spec.activation)
-    if isinstance(kernel, BitPlanes):
+    if terms is not None:
+        operator, constants = _bitplanes(spec, kernel, _SIGNS, transform)
+        operator = _sum_of_terms(operator, terms)
+    elif isinstance(kernel, BitPlanes):
         operator, constants = _bitplanes(spec, kernel, planes, transform)
     else:
         before, geometry = _explicit_padding(spec, before)
+        native = native_operator(spec, geometry, transform) if isinstance(kernel, Affine) else None
+        if native is not None:
+            return NativeLayer(spec, native, before, after)
         operator, constants = _codebook(spec, kernel, geometry, transform)
     return PackedLayer(spec, operator, constants, before, after)
 
 
-def _scale_map(spec: LayerSpec, transform: OutputTransform) -> tuple[Any, OutputTransform]:
-    """Multiply by the XNOR-Net map before the shift, which then leaves the operator."""
-    k_map, shift = spec.k_map, transform.shift
+def packs_planes(kernel: Affine | BitPlanes | Codebook) -> bool:
+    """Tell whether a kernel is bit planes where the inputs are."""
+    if isinstance(kernel, Affine):
+        return kernel.bits <= 3 and kernel.outlier_index is None
+    return isinstance(kernel, BitPlanes)
+
+
+def pack_integers(
+    spec: LayerSpec, transform: OutputTransform, grids: tuple[Grid, Grid], quantized: bool
+) -> NativeLayer | None:
+    """Pack a layer between two grids of activations for int8 arithmetic, or return None.
+
+    Args:
+        spec: the layer.
+        transform: what is fused behind it.
+        grids: of its input and of its output.
+        quantized: whether its input is on the grid already.
+    """
+    padded = spec.geometry is not None and spec.geometry.padding != "valid" and spec.pad_value == 1
+    more = spec.k_map is not None or spec.binary_terms is not None
+    if padded or more or activation_name(spec.activation) is None:
+        return None
+    native = integer_operator(spec, transform, grids)
+    if native is None:
+        return None
+    return NativeLayer(spec, native, None if quantized else spec.input_quantizer, None)
+
+
+def binary_terms(spec: LayerSpec) -> Terms | None:
+    """Return the function that writes the input as scaled signs, where their scales are data.
+
+    It gives pairs (residual, scale): the convolution is the sum of ``scale * conv(sgn(residual))``.
+    """
+    if spec.binary_terms is not None:
+        return spec.binary_terms
+    if spec.pad_value == 1:
+        return None  # the operator's padded +1 would be scaled too
+    return getattr(spec.input_quantizer, "binary_terms", None)
+
+
+def _sum_of_terms(operator: Any, terms: Terms) -> Any:
+    def run(x: tf.Tensor, *constants: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([scale * operator(part, *constants) for part, scale in terms(x)])
+
+    return run
+
+
+def _shifted_after(k_map: Any, transform: OutputTransform) -> tuple[Any, OutputTransform]:
+    """Let shift and activation leave the operator, behind the XNOR-Net map where there is one."""
+    shift = transform.shift
     activate = {"linear": tf.identity, "relu": tf.nn.relu, "relu6": tf.nn.relu6}
     activate = activate[transform.activation]
 
     def after(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        return activate(y * k_map(x) + shift)
+        return activate((y if k_map is None else y * k_map(x)) + shift)
 
     return after, OutputTransform(transform.scale, np.zeros(1, np.float32), "linear")
 
@@ -228,21 +315,46 @@ def _codebook(
 
 
 def _codebook_of(spec: LayerSpec, kernel: Affine) -> tuple[Codebook, np.ndarray | None]:
-    """Write a uniform grid as one codebook of scalars, and a scale per channel where it has one."""
-    if len(kernel.zero_point) > 1:
-        raise ValueError(
-            f"layer {spec.name!r} has a zero point of its own for each channel: the operators take "
-            "one for the layer"
-        )
-    grid = np.arange(1 << kernel.bits, dtype=np.float32) - kernel.zero_point
-    per_channel = len(kernel.scale) > 1
-    codewords = grid if per_channel else (kernel.scale * grid).astype(np.float32)
-    codes = kernel.codes()
+    """Write a uniform grid as one codebook of scalars, and a scale per channel where it has one.
+
+    Channels with zero points of their own share a codebook of all their steps. Outliers have
+    codewords of their own, in a codebook for each input channel.
+    """
     groups = 1 if spec.geometry is None else spec.geometry.groups
-    if groups > 1 and kernel.shape[-2] == groups:  # depthwise: (kh, kw, channels, multiplier)
-        codes = codes.reshape(*kernel.shape[:2], 1, spec.channels_out)
-    book = Codebook.from_assignments(codewords.reshape(1, -1, 1), codes, codes.shape)
+    shape = kernel.shape
+    if groups > 1 and shape[-2] == groups:  # depthwise: (kh, kw, channels, multiplier)
+        shape = (*shape[:2], 1, spec.channels_out)
+    # A channel's codes start at -zero_point: count the steps from the lowest of all.
+    steps = np.max(kernel.zero_point) - kernel.zero_point
+    step = 0.5 if np.any(steps != np.round(steps)) else 1.0
+    codes = kernel.codes().reshape(-1, len(steps)).astype(np.int64)
+    codes = ((codes + steps) / step).astype(np.int64).reshape(shape)
+    size = int(((1 << kernel.bits) - 1 + np.max(steps)) / step) + 1
+    grid = (np.arange(size) * step - np.max(kernel.zero_point)).astype(np.float32)
+    per_channel = len(kernel.scale) > 1
+    codewords = (grid if per_channel else kernel.scale * grid).astype(np.float32)[None]
+    if kernel.outlier_index is not None:
+        codes, codewords = _with_outliers(kernel, codes, codewords[0])
+    book = Codebook.from_assignments(codewords[..., None], codes, shape)
     return book, kernel.scale if per_channel else None
+
+
+def _with_outliers(
+    kernel: Affine, codes: np.ndarray, grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give each input channel a codebook: the grid, then its distinct outliers."""
+    where = np.unravel_index(kernel.outlier_index, codes.shape)
+    values = kernel.outlier_value
+    if len(kernel.scale) > 1:  # the operator multiplies by the scale of the output channel
+        values = values / kernel.scale[where[-1]]
+    books = []
+    for channel in range(codes.shape[-2]):
+        mine = where[-2] == channel
+        distinct, index = np.unique(values[mine], return_inverse=True)
+        codes[tuple(axis[mine] for axis in where)] = len(grid) + index
+        books.append(np.concatenate([grid, distinct]))
+    size = max(map(len, books))
+    return codes, np.stack([np.pad(book, (0, size - len(book))) for book in books])
 
 
 def _shrunk(shift: np.ndarray) -> np.ndarray:

@@ -13,18 +13,28 @@ import tensorflow as tf
 
 from kerasq.export.deploy import deploy, packed_layers
 from kerasq.export.inspection import inspect
+from kerasq.export.lowering import lower
 
 
-def convert(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
+def convert(
+    model: Any, path: str | os.PathLike[str] | None = None, *, integer: bool = False
+) -> bytes:
     """Convert a trained model to a ``.tflite`` that stores its kernels packed.
 
     Every layer with a quantized kernel becomes one custom operator of kerasq
-    (see :mod:`kerasq.export.operators`); all else is what TensorFlow's own converter makes of it.
+    (see :mod:`kerasq.export.operators`), or, on a uniform grid that TFLite's own integers hold, an
+    operator of TFLite with an int8 or int4 kernel (see :mod:`kerasq.export.native`); all else is
+    what TensorFlow's own converter makes of it.
 
     Args:
         model: a built Sequential or Functional model of the active Keras: layers of kerasq, layers
             of larq, a model wrapped by TFMOT, or one made by ``kerasq.codebooks.compress``.
         path: where to write the file; it appears whole or not at all.
+        integer: compute in int8 where a layer with a kernel of 5 to 8 bits lies between two
+            activation quantizers with fixed grids. Activations are no longer all equal to those
+            of Keras: TFLite rounds the bias to a whole number of its units, which moves an
+            activation by one step where it lies that close to the middle between two. Measure the
+            accuracy, and the speed on the device that is meant.
 
     Returns:
         The file's bytes.
@@ -34,7 +44,18 @@ def convert(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
         ValueError: the model is not built, or a layer cannot be stored; the message names it.
         RuntimeError: the converter split a packed layer, or dropped one.
     """
-    deployed = deploy(model)
+    content = convert_deployed(deploy(model, integer))
+    if path is not None:
+        write_whole(path, content)
+    return content
+
+
+def convert_deployed(deployed: Any) -> bytes:
+    """Convert what :func:`kerasq.deploy` made of a model.
+
+    Raises:
+        RuntimeError: the converter split a packed layer, or dropped one.
+    """
     converter = tf.lite.TFLiteConverter.from_keras_model(deployed)
     converter.allow_custom_ops = True
     with quiet():
@@ -43,13 +64,11 @@ def convert(model: Any, path: str | os.PathLike[str] | None = None) -> bytes:
     found = sum(operator.is_custom for operator in inspect(content).operators)
     if found < expected:
         raise RuntimeError(
-            f"the converter kept {found} of {expected} packed layers of model {model.name!r} "
+            f"the converter kept {found} of {expected} packed layers of model {deployed.name!r} "
             "whole. This is a mismatch with the installed TensorFlow "
             f"({tf.__version__}): kerasq is tested with the range its package states"
         )
-    if path is not None:
-        write_whole(path, content)
-    return content
+    return lower(content)
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:

@@ -96,6 +96,10 @@ def _planes_of(quantizer: Any, levels: np.ndarray) -> BitPlanes | None:
     """Return the levels as sums of at most 8 planes."""
     if not isinstance(quantizer, Quantizer):
         return BitPlanes.from_signs(levels[None], np.ones(1, np.float32))
+    # What the levels themselves become tells their planes, unless thresholds lie elsewhere.
+    differs = getattr(quantizer, "per_feature", False)
+    if differs or not np.array_equal(quantizer(levels), levels):
+        return _thermometer(levels) if len(levels) <= _MAX_THERMOMETER_LEVELS else None
     planes = quantizer.represent(levels)
     if isinstance(planes, Affine):
         planes = bit_planes_of(planes) if planes.bits <= _MAX_UNIFORM_BITS else None
