@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,26 @@ from kerasq.representations import Affine, BitPlanes, Codebook
 
 Representation = BitPlanes | Affine | Codebook
 USES = ("weights", "activations")
+DECAY = 0.9  # of moving averages
+
+_observers: contextvars.ContextVar[list[Quantizer] | None] = contextvars.ContextVar(
+    "observers", default=None
+)
+
+
+@contextlib.contextmanager
+def observing() -> Iterator[list[Quantizer]]:
+    """Let quantizers gather their state as in training; yields the list of those that did."""
+    token = _observers.set([])
+    try:
+        yield _observers.get()
+    finally:
+        _observers.reset(token)
+
+
+def is_observing() -> bool:
+    """Tell whether this runs inside of :func:`observing`."""
+    return _observers.get() is not None
 
 
 class Quantizer(keras.layers.Layer):
@@ -47,6 +69,7 @@ class Quantizer(keras.layers.Layer):
         # quantizer's arithmetic stays in float32, so that decode(represent(w)) can equal q(w).
         kwargs["dtype"] = "float32"
         super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
         possible = (None, *USES) if self.uses == "both" else (None, self.uses)
         check_choice(target, possible, f"{self.method}: target")
         self.channel_axes = tuple(int(axis) for axis in channel_axes)
@@ -66,6 +89,9 @@ class Quantizer(keras.layers.Layer):
         """Return the quantized values in the dtype of ``inputs`` (float32 for integers)."""
         x = tf.convert_to_tensor(inputs)
         full = tf.cast(x, tf.float32)
+        if is_observing():
+            _observers.get().append(self)
+            training = True
         if tf.is_tensor(training):
             quantized = tf.cond(
                 tf.cast(training, tf.bool),
@@ -107,25 +133,57 @@ class Quantizer(keras.layers.Layer):
         )
 
     def first_value(
-        self, variable: Any, estimate: Callable[[], tf.Tensor], training: bool
+        self, variable: Any, unset: Any, estimate: Callable[[], tf.Tensor], training: bool
     ) -> tf.Tensor:
-        """Return a positive parameter; while it holds 0 it has no value yet, and gets an estimate.
+        """Return a learned parameter; what of it has no value yet gets an estimate from the data.
 
         Args:
-            variable: made by :meth:`add_state` with the initial value 0.
+            variable: made by :meth:`add_state`.
+            unset: bool, of its shape: where it has no value yet.
             estimate: computes the initial value from the data at hand.
-            training: keep the estimate in the variable (it is then read back, so that a gradient
-                reaches it); otherwise it serves this call only.
+            training: keep the estimate in the variable; otherwise it serves this call only.
         """
         current = tf.convert_to_tensor(variable)
-        unset = tf.reduce_all(current <= 0.0)
-        value = tf.cond(
-            unset, lambda: tf.reshape(tf.stop_gradient(estimate()), current.shape), lambda: current
-        )
+
+        def filled() -> tf.Tensor:
+            first = tf.reshape(tf.stop_gradient(estimate()), current.shape)
+            # A replica may get an empty batch, which tells nothing.
+            return tf.where(unset & tf.math.is_finite(first), first, current)
+
+        value = tf.cond(tf.reduce_any(unset), filled, lambda: current)
         if not training:
             return value
         variable.assign(value)
-        return tf.convert_to_tensor(variable)
+        return tf.convert_to_tensor(variable)  # so that a gradient reaches it
+
+    def averaged(
+        self,
+        variables: Sequence[Any],
+        seen: Any,
+        batch: Callable[[], Sequence[tf.Tensor]],
+        training: bool,
+    ) -> Sequence[tf.Tensor]:
+        """Return what describes a batch; at inference the average of what batches gave in training.
+
+        ``new = .9 * old + .1 * batch``, at first the first batch's. Where there is no average yet,
+        inference uses the batch at hand.
+
+        Args:
+            variables: of the averages, made by :meth:`add_state`.
+            seen: another variable, 0 until the first batch.
+            batch: computes the values of the batch at hand.
+            training: use the batch's, and update the averages unless the quantizer is frozen.
+        """
+        old, has_old = [tf.convert_to_tensor(v) for v in variables], seen > 0.0
+        if not training:
+            return tf.cond(has_old, lambda: old, lambda: list(batch()))
+        values = batch()
+        if self.trainable or is_observing():
+            for variable, before, new in zip(variables, old, values, strict=True):
+                average = DECAY * before + (1.0 - DECAY) * new
+                variable.assign(tf.where(has_old, average, new))
+            seen.assign(1.0)
+        return values
 
     def represent(self, w: Any) -> Representation:
         """Return the packed form of ``q(w)``: ``represent(w).decode() == q(w)`` in float32.
@@ -221,6 +279,18 @@ class UniformQuantizer(Quantizer):
             return None
         scale, zero_point = np.float32(fixed[0]), np.float32(fixed[1])
         return scale * (np.arange(2**self.bits, dtype=np.float32) - zero_point)
+
+
+def build_in_scope(quantizer: Quantizer, shape: Any) -> None:
+    """Build a quantizer in the scope of its name, unless it is built.
+
+    Keras 2 names variables by the scope: those of two quantizers of one layer must not share a
+    path in an h5 file.
+    """
+    if not quantizer.built:
+        with tf.name_scope(quantizer.name):
+            quantizer.build(shape)
+        quantizer.built = True
 
 
 def grid_values(codes: tf.Tensor, scale: Any, zero_point: Any) -> tf.Tensor:

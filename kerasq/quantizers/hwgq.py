@@ -42,7 +42,7 @@ def hwgq_levels(count: int) -> np.ndarray:
 
 def hwgq_uniform_codes(x: tf.Tensor, bits: int) -> tf.Tensor:
     """Return the codes of equally spaced levels, float32; NaN has the code 0."""
-    nearest = tf.clip_by_value(tf.round(x / HWGQ_STEPS[bits]), 1.0, 2.0**bits - 1)
+    nearest = tf.clip_by_value(tf.round(x * np.float32(1 / HWGQ_STEPS[bits])), 1.0, 2.0**bits - 1)
     return tf.where(x > 0.0, nearest, tf.zeros_like(x))
 
 
