@@ -59,6 +59,8 @@ class BiRealBlock(Block):
     release pads all sides; its kernel gradient is masked but not scaled. Channels come last.
     """
 
+    convolutions = 1
+
     def __init__(
         self,
         filters: int,

@@ -17,11 +17,14 @@ class Block(keras.layers.Layer):
 
     A subclass makes its parts in ``build`` (with :meth:`part` and :meth:`build_part`) and joins
     them in :meth:`graph`, by calling layers only. Then ``block.graph(x)`` on a symbolic Keras
-    tensor replaces the block by its parts, with the same weights.
+    tensor replaces the block by its parts, with the same weights. ``convolutions`` is how many
+    follow each other in its main path.
 
     Args:
         **kwargs: as for ``keras.layers.Layer``.
     """
+
+    convolutions = 2
 
     def graph(self, inputs: Any) -> Any:
         """Return the outputs, by calling the parts of the built block."""

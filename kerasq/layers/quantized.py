@@ -16,6 +16,7 @@ from kerasq.quantizers import (
     get,
     serialize,
 )
+from kerasq.quantizers.base import build_in_scope
 
 FROM_QUANTIZER = "quantizer"
 
@@ -65,9 +66,9 @@ class QuantizedLayer:
         """Build the layer, then its quantizers, so that their variables exist before loading."""
         super().build(input_shape)
         if self.input_quantizer is not None:
-            _build(self.input_quantizer, input_shape)
+            build_in_scope(self.input_quantizer, input_shape)
         if self.kernel_quantizer is not None:
-            _build(self.kernel_quantizer, getattr(self, self._kernel_name).shape)
+            build_in_scope(self.kernel_quantizer, getattr(self, self._kernel_name).shape)
 
     def _operands(self, inputs: Any, kernel: Any, training: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the quantized inputs and kernel, in the layer's compute dtype."""
@@ -122,12 +123,6 @@ class QuantizedConvolution(QuantizedLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {**super().get_config(), "pad_values": self.pad_values}
-
-
-def _build(quantizer: Quantizer, shape: Any) -> None:
-    # Keras 2 names variables by the scope: two quantizers' variables must not share an h5 path.
-    with tf.name_scope(quantizer.name):
-        quantizer.build(shape)
 
 
 def same_padding(size: Any, kernel: int, stride: int, dilation: int) -> list[Any]:

@@ -120,8 +120,7 @@ class HORQ(Quantizer):
 
         A product with q is then a sum of binary products, each times its beta.
         """
-        parts = horq_parts(x, self.bits, self.scope)
-        return [(residual, beta) for residual, beta, _ in parts]
+        return list(zip(*horq_parts(x, self.bits, self.scope), strict=True))
 
     def pack(self, w: tf.Tensor) -> BitPlanes:
         """Return the signs of the residuals as planes with the scales beta."""

@@ -1,7 +1,9 @@
-"""Makes larq's layers take our quantizers by name, each layer with a quantizer of its own.
+"""Makes larq's layers take our quantizers by name, each layer with quantizers of its own.
 
 larq keeps the very instance that it is given, so that one quantizer with variables in two layers
-would be built twice; and its depthwise layers do not tell a quantizer which axes are the filters.
+would be built twice; it builds a quantizer at its first call, under a name that counts instances,
+so that variables neither exist when weights are loaded nor have the same path in every copy of a
+model; and it does not tell a quantizer what it quantizes, and which axes are the filters.
 """
 
 from __future__ import annotations
@@ -12,9 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from kerasq.keras import keras, keras_version
-from kerasq.quantizers.base import Quantizer
-from kerasq.quantizers.registry import catalogue, clone, clone_for_depthwise, get
+from kerasq.quantizers.base import Quantizer, build_in_scope
+from kerasq.quantizers.registry import (
+    catalogue,
+    check_target,
+    clone,
+    clone_for_depthwise,
+    clone_for_transpose,
+    for_use,
+    get,
+)
 
+# The layers' quantizers, and the variable that each one quantizes.
+_WEIGHTS = {
+    "kernel_quantizer": "kernel",
+    "depthwise_quantizer": "depthwise_kernel",
+    "pointwise_quantizer": "pointwise_kernel",
+}
 _MARK = "_kerasq_attached"
 
 
@@ -30,8 +46,11 @@ def attach() -> None:
     if getattr(larq.quantizers, _MARK, False):
         return
     larq.quantizers.get = _cloning(larq.quantizers.get)
-    for base in (layers_base.QuantizerDepthwiseBase, layers_base.QuantizerSeparableBase):
-        base.__init__ = _per_filter(base.__init__)
+    base = layers_base.BaseLayer
+    base.__init__ = _with_own_quantizers(base.__init__)
+    base.build = _building_quantizers(base)
+    # The summary counts every variable but a bias as an operand of multiplications.
+    larq.models.WeightProfile.is_bias = _no_operand(larq.models.WeightProfile.is_bias)
     setattr(larq.quantizers, _MARK, True)
 
 
@@ -59,11 +78,46 @@ def _cloning(larq_get: Any) -> Any:
     return wrapped
 
 
-def _per_filter(init: Any) -> Any:
+def _with_own_quantizers(init: Any) -> Any:
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
+        # The subclasses of larq's base layer have set their kernels' quantizers before.
         init(self, *args, **kwargs)
-        if isinstance(self.depthwise_quantizer, Quantizer):
-            self.depthwise_quantizer = clone_for_depthwise(self.depthwise_quantizer)
+        for name in ("input_quantizer", *_WEIGHTS):
+            quantizer = getattr(self, name, None)
+            if isinstance(quantizer, Quantizer):
+                setattr(self, name, _own(self, quantizer, name))
+
+    return wrapped
+
+
+def _own(layer: Any, quantizer: Quantizer, name: str) -> Quantizer:
+    use = "weights" if name in _WEIGHTS else "activations"
+    check_target(quantizer, use, f"larq {type(layer).__name__} {layer.name!r}, {name}")
+    own = for_use(quantizer, use, name=name)
+    if name == "depthwise_quantizer":
+        return clone_for_depthwise(own)
+    transposed = (keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+    if name == "kernel_quantizer" and isinstance(layer, transposed):
+        return clone_for_transpose(own)
+    return own
+
+
+def _building_quantizers(base: type) -> Any:
+    def build(self: Any, input_shape: Any) -> None:
+        super(base, self).build(input_shape)
+        for name in ("input_quantizer", *_WEIGHTS):
+            quantizer = getattr(self, name, None)
+            if isinstance(quantizer, Quantizer):
+                weights = _WEIGHTS.get(name)
+                build_in_scope(quantizer, getattr(self, weights).shape if weights else input_shape)
+
+    return build
+
+
+def _no_operand(is_bias: Any) -> Any:
+    @functools.wraps(is_bias)
+    def wrapped(self: Any) -> bool:
+        return is_bias(self) or "_quantizer/" in self._weight.name
 
     return wrapped

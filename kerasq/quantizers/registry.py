@@ -124,6 +124,13 @@ def clone_for_depthwise(quantizer: Quantizer, **changes: Any) -> Quantizer:
     return clone(quantizer, **changes)
 
 
+def clone_for_transpose(quantizer: Quantizer, **changes: Any) -> Quantizer:
+    """Clone for a transposed convolution's kernel (..., filters, input channels)."""
+    if quantizer.channel_axes == (-1,):
+        changes = {"channel_axes": (-2,), **changes}
+    return clone(quantizer, **changes)
+
+
 def for_use(quantizer: Quantizer, use: str, **changes: Any) -> Quantizer:
     """Return an unbuilt copy of a quantizer, told what it is going to quantize.
 

@@ -12,9 +12,10 @@ if keras_version() != 2:
         "tensorflow: type export TF_USE_LEGACY_KERAS=1 before Python starts"
     )
 
+from kerasq.tfmot.apply import quantize_apply
 from kerasq.tfmot.mend import mend
 from kerasq.tfmot.quantize_config import LayerQuantizer, QuantizeConfig, quantize_scope
 
 mend()
 
-__all__ = ["LayerQuantizer", "QuantizeConfig", "quantize_scope"]
+__all__ = ["LayerQuantizer", "QuantizeConfig", "quantize_apply", "quantize_scope"]

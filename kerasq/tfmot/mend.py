@@ -2,19 +2,26 @@
 
 TFMOT builds a QuantizeLayer twice on loading, which doubles its variables, and Keras stores the
 variables of a layer by their order, which a QuantizeWrapper changes at its first call. Here a
-QuantizeLayer is built once, and both classes store their variables by name.
+QuantizeLayer is built once, and both classes store their variables by name. An h5 file and
+``get_weights`` go by the order all the same: a QuantizeWrapper has its layer's variables first,
+also where the layer was not yet built when it was wrapped.
 
 A QuantizeWrapper leaves quantized tensors of some finished graph in the layer it wraps, which a
 SavedModel of a transposed or separable convolution cannot hold: here the layer gets its variables
 back after each call.
+
+TFMOT does not tell a quantizer of activations the shape that it is for: a QuantizeWrapper remembers
+that of its inputs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 from tensorflow_model_optimization.python.core.quantization.keras import (
     quantize_layer,
@@ -27,6 +34,11 @@ _MARK = "_kerasq_mended"
 
 def mend() -> None:
     """Repair an installed TFMOT of a known version, once; warn about an unknown one."""
+    layer, wrapper = quantize_layer.QuantizeLayer, quantize_wrapper.QuantizeWrapper
+    if getattr(layer, _MARK, False):
+        return
+    setattr(layer, _MARK, True)
+    wrapper.build = _remembering(wrapper.build)
     if not tfmot.__version__.startswith(KNOWN):
         warnings.warn(
             f"kerasq.tfmot knows TFMOT {', '.join(v + 'x' for v in KNOWN)}, not "
@@ -34,21 +46,52 @@ def mend() -> None:
             stacklevel=3,
         )
         return
-    layer, wrapper = quantize_layer.QuantizeLayer, quantize_wrapper.QuantizeWrapper
-    if getattr(layer, _MARK, False):
-        return
     layer.build = _once(layer.build)
     for cls in (layer, wrapper):
         cls.save_own_variables = _save_by_name
         cls.load_own_variables = _load_by_name
+    quantize_wrapper.QuantizeWrapperV2.build = _after_the_layer(
+        quantize_wrapper.QuantizeWrapperV2.build
+    )
     quantize_wrapper.QuantizeWrapperV2.call = _restoring(quantize_wrapper.QuantizeWrapperV2.call)
-    setattr(layer, _MARK, True)
+
+
+def _scope_of(layer: Any) -> Any:
+    """Return the scope that a layer's variables need for paths of their own in an h5 file.
+
+    Keras opens it where a layer is called, not where it is built from a config (in a model in a
+    model).
+    """
+    inside = tf.get_current_name_scope().split("/")[-1] == layer.name
+    return contextlib.nullcontext() if inside else tf.name_scope(layer.name)
 
 
 def _once(build: Any) -> Any:
     @functools.wraps(build)
     def wrapped(self: Any, input_shape: Any) -> None:
         if not hasattr(self, "optimizer_step"):
+            with _scope_of(self):
+                build(self, input_shape)
+
+    return wrapped
+
+
+def _remembering(build: Any) -> Any:
+    @functools.wraps(build)
+    def wrapped(self: Any, input_shape: Any) -> None:
+        self.input_shape_of_build = input_shape
+        build(self, input_shape)
+
+    return wrapped
+
+
+def _after_the_layer(build: Any) -> Any:
+    @functools.wraps(build)
+    def wrapped(self: Any, input_shape: Any) -> None:
+        with _scope_of(self):
+            if not self.layer.built:
+                self.layer.build(input_shape)
+                self.layer.built = True
             build(self, input_shape)
 
     return wrapped

@@ -29,6 +29,8 @@ class LearnedScale(Quantizer):
         if training:
             average = 0.9 * average + 0.1 * mean
             self.average.assign(average)
-        clipped = tf.clip_by_value(x / step + tf.convert_to_tensor(self.shift), -2.0, 1.0)
+        clipped = tf.clip_by_value(
+            tf.math.divide_no_nan(x, step) + tf.convert_to_tensor(self.shift), -2.0, 1.0
+        )
         codes = clipped + tf.stop_gradient(tf.round(clipped) - clipped)
         return step * codes + 0.125 * tf.stop_gradient(average)
