@@ -8,7 +8,8 @@ KERNELS := $(shell find tflite_kernels -name '*.cc' -o -name '*.h' -o -name 'CMa
 DEMO_ARGS ?=
 BUILD_JOBS := $(shell nproc)
 
-.PHONY: setup build demo test test-fast test-kernels test-sanitize lint format bench test-arm64 clean
+.PHONY: setup build demo test test-fast test-kernels test-sanitize lint format docs bench \
+        test-arm64 clean
 
 setup: $(INSTALLED)
 
@@ -58,6 +59,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	find tflite_kernels -name '*.cc' -o -name '*.h' | xargs clang-format-14 -i
+
+# The catalogue page and its plots, from the docstrings and the live code.
+docs: setup
+	$(BIN)/python docs/build.py
 
 bench: setup
 	$(BIN)/python -m kerasq.benchmark.kernels

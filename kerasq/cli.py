@@ -75,6 +75,9 @@ def demo(
 def convert(
     model: Annotated[Path, typer.Argument(help=".keras, .h5 or SavedModel folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .tflite file to write.")],
+    integer: Annotated[
+        bool, typer.Option("--integer", help="Compute in int8 between activation quantizers.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Convert a saved Keras model to a .tflite file with packed kernels."""
@@ -92,7 +95,7 @@ def convert(
     with stage(f"load {model}"):
         loaded = load_model(model)
     with stage(f"convert to {output}"):
-        inspection = inspect_file(convert_model(loaded, output))
+        inspection = inspect_file(convert_model(loaded, output, integer=integer))
     if json_file is not None:
         write_json(json_file, inspection.to_dict())
     print_inspection(inspection, title=str(output))

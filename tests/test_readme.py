@@ -11,14 +11,15 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 def test_every_block_of_python_runs(tmp_path, monkeypatch, capsys, rng):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     names = {
         "images": rng.random((64, 32, 32, 3)).astype(np.float32),
         "labels": rng.integers(0, 10, 64),
     }
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.tflite", "small.tflite"}
+    files = {"model.tflite", "small.tflite", "calibrated.tflite"}
+    assert {path.name for path in tmp_path.iterdir()} == files
     assert "KerasqBitplaneConv2D" in capsys.readouterr().out
 
 
