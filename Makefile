@@ -8,7 +8,7 @@ KERNELS := $(shell find tflite_kernels -name '*.cc' -o -name '*.h' -o -name 'CMa
 DEMO_ARGS ?=
 BUILD_JOBS := $(shell nproc)
 
-.PHONY: setup build demo test test-fast test-kernels test-sanitize lint format docs bench \
+.PHONY: setup build demo test test-slow test-fast test-kernels test-sanitize lint format docs bench \
         test-arm64 clean
 
 setup: $(INSTALLED)
@@ -27,11 +27,16 @@ demo: setup
 	$(BIN)/kerasq demo $(DEMO_ARGS)
 
 test: setup test-kernels
-	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2
-	KERASQ_TEST_KERAS=3 $(BIN)/python -m pytest -q -n 2
+	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+	KERASQ_TEST_KERAS=3 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+# What `make test` leaves out: long trainings, XLA for all methods, the examples.
+test-slow: setup
+	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2 -m slow
+	KERASQ_TEST_KERAS=3 $(BIN)/python -m pytest -q -n 2 -m slow
 
 test-fast: setup
-	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -m 'not slow'
+	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
 
 # The C++ tests need GoogleTest (Debian: libgtest-dev); without it make says so and goes on.
 test-kernels:

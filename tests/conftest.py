@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def _seeds() -> None:
     import numpy as np
     import tensorflow as tf
 
+    random.seed(SEED)  # Keras 2 draws the seeds of its initializers from it
     np.random.seed(SEED)  # noqa: NPY002 - layers and libraries draw from the global generator
     tf.random.set_seed(SEED)
 

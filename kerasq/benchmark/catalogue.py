@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kerasq.export.summary import table_console
 from kerasq.keras import keras
 from kerasq.runtime import Interpreter
 
-TRAIN_IMAGES, EPOCHS, BATCH, RATE = 10_000, 3, 64, 2e-3
+TRAIN_IMAGES, EPOCHS, BATCH, RATE = 6_000, 3, 64, 2e-3
 EXPORTED_IMAGES = 500
 
 
@@ -80,14 +80,13 @@ def measure(name: str, data: tuple[np.ndarray, ...], seed: int = 0) -> Result:
     return Result(name, top1, same, len(content), seconds)
 
 
-def run(path: Path, names: list[str], show: Callable[[str], None]) -> list[Result]:
+def run(path: Path, names: list[str], show: Callable[[str], None]) -> Iterator[Result]:
     """Measure the methods in turn."""
     data = fashion_mnist(path)
-    results = []
     for index, name in enumerate(names, 1):
         show(f"{name} ({index} of {len(names)})")
-        results.append(measure(name, data))
-    return results
+        keras.backend.clear_session()
+        yield measure(name, data)
 
 
 def print_results(results: list[Result]) -> None:
@@ -120,11 +119,15 @@ def main() -> None:
     unknown = set(arguments.methods or ()) - set(known)
     if unknown:
         parser.error(f"no method is called {sorted(unknown)[0]!r}: {', '.join(known)}")
-    with stage("train, export and run") as show:
-        results = run(arguments.data, arguments.methods or known, show)
-    print_results(results)
-    if arguments.json is not None:
-        write_json(arguments.json, [dataclasses.asdict(result) for result in results])
+    results: list[Result] = []
+    try:
+        with stage("train, export and run") as show:
+            for result in run(arguments.data, arguments.methods or known, show):
+                results.append(result)
+                if arguments.json is not None:  # after each, so that nothing is lost
+                    write_json(arguments.json, [dataclasses.asdict(done) for done in results])
+    finally:
+        print_results(results)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +133,14 @@ def _with_tfmot() -> Any:
     return tfmot.quantization.keras.quantize_model(plain)
 
 
-def run(names: list[str], steps: int, show: Callable[[str], None]) -> list[Cost]:
+def run(names: list[str], steps: int, show: Callable[[str], None]) -> Iterator[Cost]:
     """Measure the methods in turn."""
-    costs = []
     reference = step_of(resnet20(FLOAT))
     for index, name in enumerate(names, 1):
         show(f"{name} ({index} of {len(names)})")
         for library, build in networks(name).items():
             seconds, float_seconds = alternate(step_of(build()), reference, steps)
-            costs.append(Cost(name, library, seconds, float_seconds))
-    return costs
+            yield Cost(name, library, seconds, float_seconds)
 
 
 def print_costs(costs: list[Cost]) -> None:
@@ -173,12 +171,16 @@ def main() -> None:
     unknown = set(arguments.methods or ()) - set(methods())
     if unknown:
         parser.error(f"no method is called {sorted(unknown)[0]!r}: {', '.join(methods())}")
-    with stage(f"{arguments.steps} steps of each") as show:
-        costs = run(arguments.methods or methods(), arguments.steps, show)
-    print_costs(costs)
-    if arguments.json is not None:
-        rows = [{**dataclasses.asdict(cost), "ratio": cost.ratio} for cost in costs]
-        write_json(arguments.json, rows)
+    costs: list[Cost] = []
+    try:
+        with stage(f"{arguments.steps} steps of each") as show:
+            for cost in run(arguments.methods or methods(), arguments.steps, show):
+                costs.append(cost)
+                if arguments.json is not None:  # after each, so that nothing is lost
+                    rows = [{**dataclasses.asdict(done), "ratio": done.ratio} for done in costs]
+                    write_json(arguments.json, rows)
+    finally:
+        print_costs(costs)
 
 
 if __name__ == "__main__":

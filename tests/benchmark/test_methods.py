@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kerasq
+import kerasq.layers as ql
 from kerasq.benchmark.methods import (
     FLOAT,
     agreement,
@@ -16,9 +17,15 @@ from kerasq.benchmark.methods import (
     resnet20,
     small_network,
 )
-from kerasq.keras import keras
+from kerasq.keras import keras, keras_version
 
 TRAIN, TEST = 640, 500
+BLOCKS = [name for name, entry in ql.catalogue().items() if entry.role == "block"]
+# Keras 2 in the quick run, both in the whole one; blocks are large.
+TRAINED = [
+    pytest.param(name, marks=pytest.mark.slow if name in BLOCKS or keras_version() == 3 else ())
+    for name in [FLOAT, *methods()]
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def trained(digits):
     return get
 
 
-@pytest.mark.parametrize("name", [FLOAT, *methods()])
+@pytest.mark.parametrize("name", TRAINED)
 def test_trains_and_predicts_the_same_in_the_file(name, digits, trained):
     model, losses = trained(name)
     assert np.all(np.isfinite(losses)) and losses[1] < losses[0]
@@ -60,6 +67,7 @@ def test_trains_and_predicts_the_same_in_the_file(name, digits, trained):
     assert close.mean() > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", methods())
 def test_a_method_has_a_resnet(name):
     assert parts(name).block_convolutions in (0, 1, 2)

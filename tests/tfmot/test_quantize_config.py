@@ -54,6 +54,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def trained():
+    keras.backend.clear_session()  # layers are named as in a program of their own
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(2)
     annotated = network()
