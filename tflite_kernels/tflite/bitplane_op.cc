@@ -76,8 +76,8 @@ class BitplaneOp : public ConvOp {
     const TfLiteIntArray* shape = inputs[kThresholds]->dims;
     // How many there may be depends on the planes: the factory checks it.
     const int64_t levels = shape != nullptr && shape->size == 2 ? shape->data[1] : 1;
-    KERASQ_RETURN_IF_ERROR(CheckConstant("thresholds", *inputs[kThresholds], kTfLiteFloat32,
-                                         {{1, channels}, levels}));
+    KERASQ_RETURN_IF_ERROR(
+        CheckConstant("thresholds", *inputs[kThresholds], kTfLiteFloat32, {{1, channels}, levels}));
     weights->num_thresholds = static_cast<int>(levels);
     KERASQ_RETURN_IF_ERROR(
         CheckConstant("direction", *inputs[kDirection], kTfLiteFloat32, {Extent(1, channels)}));
