@@ -20,6 +20,7 @@ from kerasq.export.operators import (
 )
 from kerasq.keras import keras
 from kerasq.layers import QuantConv2D, QuantDense, QuantDepthwiseConv2D
+from kerasq.quantizers import calibrate
 from kerasq.representations import pack_bits
 
 layers = keras.layers
@@ -270,6 +271,27 @@ def compressed_network(rng: np.random.Generator) -> Case:
     return Case(small, (4, 12, 12, 3), operators=2)
 
 
+def method(
+    inputs: str, kernel: str, operators: int, bits: int | None = None
+) -> Callable[..., Case]:
+    """A convolution of two methods of the catalogue, calibrated, as a user converts it."""
+
+    def build_case(rng: np.random.Generator) -> Case:
+        config = {} if bits is None else {"bits": bits}
+        layer = QuantConv2D(
+            10,
+            3,
+            padding="same",
+            input_quantizer={"class_name": inputs, "config": config},
+            kernel_quantizer={"class_name": kernel, "config": config},
+        )
+        model = keras.Sequential([layers.Input((8, 8, 12)), layer])
+        calibrate(model, _normal(rng, 16, 8, 8, 12))
+        return Case(model, (3, 8, 8, 12), operators)
+
+    return build_case
+
+
 MODELS: dict[str, Callable[[np.random.Generator], Case]] = {
     "float network": float_network,
     "binary conv": single(bitplane_conv, 2, 9, 9, 64, channels_out=33),
@@ -319,6 +341,12 @@ MODELS: dict[str, Callable[[np.random.Generator], Case]] = {
     "binary layers": binary_layers,
     "weight-only layers": weight_only_layers,
     "compressed network": compressed_network,
+    "ABC-Net, 5x5 bases": method("abc_activations", "abc_weights", 1, bits=5),
+    "LQ-Nets, 2 bits": method("lq_nets", "lq_nets", 1, bits=2),
+    "HORQ, order 3": method("horq", "abc_weights", 3, bits=3),
+    "PACT and SAWB, 3 bits": method("pact", "sawb", 1, bits=3),
+    "LSQ, TFLite's int8": method("lsq", "lsq", 0, bits=8),
+    "ReActNet's sign, TTQ": method("react_sign", "ttq", 1),
 }  # fmt: skip
 
 
