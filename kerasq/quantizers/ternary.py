@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kerasq.keras import keras
 from kerasq.quantizers.base import (
     Quantizer,
     check_range,
@@ -17,7 +16,6 @@ from kerasq.quantizers.base import (
     reduced_axes,
     scalar_codebook,
 )
-from kerasq.quantizers.constraints import LatentClip
 from kerasq.quantizers.registry import register_quantizer
 from kerasq.representations import BitPlanes, Codebook
 
@@ -149,11 +147,11 @@ Thresholds = float | Sequence[float]
     paper="Ternary Neural Networks for Resource-Efficient AI Applications",
     arxiv="1609.00222",
     bits=2,
-    target="both",
+    target="activations",
     representation="BitPlanes",
 )
 class TNN(Quantizer):
-    r"""Ternary activations by two thresholds; also the weights of the paper's teacher.
+    r"""Ternary activations by two thresholds.
 
     Forward: ``q = +1 if x > upper, -1 if x < lower, else 0``: with the thresholds -1/2 and 1/2,
     ``round(x)`` of an ``x`` in [-1, 1]. With ``stochastic``, in training, ``q = floor(clip(x, -1,
@@ -163,8 +161,7 @@ class TNN(Quantizer):
     Gradient: ``dL/dx = dL/dq``.
 
     The input is squashed already: put a tanh before it, as the teacher does. A student network has
-    neither tanh nor batch normalization, but two whole thresholds for each neuron. Our layers clip
-    latent weights of this method to [-1, 1], as the release does.
+    neither tanh nor batch normalization, but two whole thresholds for each neuron.
 
     Args:
         lower: the lower threshold, or one for each neuron (the last axis).
@@ -234,10 +231,6 @@ class TNN(Quantizer):
     def levels(self) -> np.ndarray:
         """Return -1, 0 and +1."""
         return np.array([-1.0, 0.0, 1.0], np.float32)
-
-    def kernel_constraint(self) -> keras.constraints.Constraint:
-        """Return the clip of latent weights to [-1, 1]."""
-        return LatentClip()
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
