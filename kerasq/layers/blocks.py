@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from kerasq.abstract import AbstractLayer
 from kerasq.keras import keras
 from kerasq.layers.registry import register_layer
 
 _Layer = TypeVar("_Layer", bound=keras.layers.Layer)
 
 
-class Block(keras.layers.Layer):
+class Block(AbstractLayer):
     """Base class of the layers whose whole body is a graph of other Keras layers.
 
     A subclass makes its parts in ``build`` (with :meth:`part` and :meth:`build_part`) and joins
@@ -26,9 +28,9 @@ class Block(keras.layers.Layer):
 
     convolutions = 2
 
+    @abc.abstractmethod
     def graph(self, inputs: Any) -> Any:
         """Return the outputs, by calling the parts of the built block."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement graph(inputs)")
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """Return the outputs; Keras hands ``training`` on to the parts."""

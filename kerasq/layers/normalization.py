@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kerasq.abstract import AbstractLayer
 from kerasq.keras import keras, keras_version
 from kerasq.layers.registry import register_block
 from kerasq.quantizers import check_target, for_use, get, serialize
@@ -15,7 +17,7 @@ from kerasq.quantizers.base import check_choice, check_range
 from kerasq.quantizers.powers_of_two import ap2
 
 
-class _BatchNormalization(keras.layers.Layer):
+class _BatchNormalization(AbstractLayer):
     """Base class: ``y = gamma * (x - mean) * inverse + beta`` over the last axis, in float32.
 
     The moving averages are those of the mean and of the inverse scale.
@@ -78,19 +80,19 @@ class _BatchNormalization(keras.layers.Layer):
         mean = tf.convert_to_tensor(self.moving_mean)
         return self.normalize(x, mean, tf.convert_to_tensor(self.moving_inverse), False)
 
+    @abc.abstractmethod
     def statistics(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the batch's mean and inverse scale, (C,)."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement statistics(x)")
 
+    @abc.abstractmethod
     def effective(self, inverse: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Return gamma, beta and the inverse scale in the precision that they are applied in."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement effective(inverse)")
 
+    @abc.abstractmethod
     def normalize(
         self, x: tf.Tensor, mean: tf.Tensor, inverse: tf.Tensor, training: bool
     ) -> tf.Tensor:
         """Return the output, with the method's gradient."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement normalize(x, ...)")
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Return scale and offset, float32 (C,): inference is ``scale * x + offset``."""

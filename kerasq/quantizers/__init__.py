@@ -17,20 +17,20 @@ from kerasq.quantizers.calibration import (
     CalibrateKL,
     CalibrateMax,
     CalibratePercentile,
-    calibrate,
-    kl_threshold,
     max_threshold,
     saturate,
 )
 from kerasq.quantizers.constraints import LatentClip, XnorConditioning
 from kerasq.quantizers.dsq import DSQ, dsq
 from kerasq.quantizers.gradients import DoReFaGradients, dorefa_gradients
+from kerasq.quantizers.histograms import kl_threshold
 from kerasq.quantizers.horq import HORQ, horq
 from kerasq.quantizers.hwgq import HWGQ, hwgq
 from kerasq.quantizers.int8 import Int8Gemmlowp, gemmlowp
 from kerasq.quantizers.lq_nets import LQNets, lq_nets
 from kerasq.quantizers.lsq import LSQ, lsq
 from kerasq.quantizers.nice import NICE, nice_activations
+from kerasq.quantizers.observation import calibrate
 from kerasq.quantizers.pact import PACT, pact
 from kerasq.quantizers.powers_of_two import PowersOfTwo, QNNLog, ap2, powers_of_two, qnn_log
 from kerasq.quantizers.qil import QIL, qil

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kerasq.abstract import AbstractLayer
 from kerasq.keras import keras, keras_version
 from kerasq.representations import Affine, BitPlanes, Codebook
 
@@ -37,7 +39,7 @@ def is_observing() -> bool:
     return _observers.get() is not None
 
 
-class Quantizer(keras.layers.Layer):
+class Quantizer(AbstractLayer):
     """Base class of the quantizers.
 
     A subclass states ``precision`` (bits per value), implements :meth:`forward` (the value
@@ -102,12 +104,12 @@ class Quantizer(keras.layers.Layer):
             quantized = self.forward(full, bool(training))
         return tf.cast(quantized, x.dtype) if x.dtype.is_floating else quantized
 
+    @abc.abstractmethod
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the quantized float32 ``x``, with the method's gradient.
 
         Averages and initial values are updated, and noise is drawn, where ``training`` is true.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not implement forward(x)")
 
     def add_state(
         self, name: str, shape: Sequence[int] = (), initial: float = 0.0, trainable: bool = False
@@ -208,9 +210,9 @@ class Quantizer(keras.layers.Layer):
             self.built = True
         return self.pack(tf.constant(values))
 
+    @abc.abstractmethod
     def pack(self, w: tf.Tensor) -> Representation:
         """Return the representation of the finite float32 tensor ``w``."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement pack(w)")
 
     def levels(self) -> np.ndarray | None:
         """Return the sorted output values of an activation quantizer with at most 8, or None."""
@@ -249,13 +251,13 @@ class UniformQuantizer(Quantizer):
 
     bits: int = 8
 
+    @abc.abstractmethod
     def grid(self, x: tf.Tensor) -> tuple[tf.Tensor, Any, Any]:
         """Return codes (float32 whole numbers 0..2^bits - 1), scale and zero point at inference.
 
         The scale and the zero point are scalars, or have kept dimensions of ``channel_axes``; the
         zero point is a whole or half number.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not implement grid(x)")
 
     def fixed_grid(self) -> tuple[float, float] | None:
         """Return scale and zero point of activations where they do not depend on the tensor."""

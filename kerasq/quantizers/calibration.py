@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+import abc
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,17 @@ from kerasq.quantizers.base import (
     check_range,
     grid_values,
     is_observing,
-    observing,
     reduced_axes,
 )
+from kerasq.quantizers.histograms import (
+    BINS,
+    ZERO_BINS,
+    histogram,
+    kl_threshold,
+    quantile,
+    stretched,
+)
 from kerasq.quantizers.registry import register_quantizer
-
-BINS = 2048  # of TensorRT's histograms
-ZERO_BINS = ("neighbor", "keep")
 
 
 def saturated_grid(
@@ -62,115 +66,6 @@ def saturate(x: tf.Tensor, threshold: tf.Tensor, bits: int, signed: bool = True)
         return grid_values(*saturated_grid(x, threshold, bits, signed)), grad
 
     return quantize(x)
-
-
-def quantile(x: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Return the quantile of all elements, linearly interpolated as numpy's default does.
-
-    Args:
-        x: float32 tensor of any shape; its sizes may be unknown.
-        fraction: 0 to 1.
-    """
-    ordered = tf.sort(tf.reshape(x, [-1]))
-    last = tf.size(ordered) - 1
-    position = fraction * tf.cast(last, tf.float64)
-    below = tf.cast(tf.floor(position), tf.int32)
-    low, high = tf.gather(ordered, below), tf.gather(ordered, tf.minimum(below + 1, last))
-    share = tf.cast(position - tf.floor(position), tf.float32)
-    return low + (high - low) * share
-
-
-def histogram(magnitude: tf.Tensor, peak: tf.Tensor, bins: int = BINS) -> tf.Tensor:
-    """Return how many values lie in each of ``bins`` equal parts of [0, peak], float64."""
-    at = tf.math.divide_no_nan(tf.reshape(magnitude, [-1]), peak) * bins
-    index = tf.minimum(tf.cast(at, tf.int32), bins - 1)
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(index), index, bins)
-    return tf.cast(counts, tf.float64) * tf.cast(peak > 0, tf.float64)
-
-
-def stretched(counts: tf.Tensor, old_peak: tf.Tensor, new_peak: tf.Tensor) -> tf.Tensor:
-    """Return the histogram over [0, old_peak] as one over [0, new_peak], which is no smaller.
-
-    A bin's count is taken to be spread evenly over the bin.
-    """
-    bins = counts.shape[0]
-    growth = tf.math.divide_no_nan(tf.cast(new_peak, tf.float64), tf.cast(old_peak, tf.float64))
-    edges = tf.minimum(tf.range(bins + 1, dtype=tf.float64) * growth, float(bins))
-    below = tf.cast(tf.floor(edges), tf.int32)
-    share = edges - tf.floor(edges)
-    total = _running_sum(tf.cast(counts, tf.float64))
-    low, high = tf.gather(total, below), tf.gather(total, tf.minimum(below + 1, bins))
-    at_edges = low + (high - low) * share
-    return at_edges[1:] - at_edges[:-1]
-
-
-def _running_sum(values: tf.Tensor) -> tf.Tensor:
-    """Return the sums of the first 0, 1, ... values."""
-    return tf.pad(tf.cumsum(values), [[1, 0]])
-
-
-def kl_divergences(counts: Any, levels: int) -> tf.Tensor:
-    """Return KL(P || Q) for the thresholds after i = levels, levels + 1, ..., bins bins, float64.
-
-    P is the histogram cut after i bins, with the outliers in its last bin. Q has the cut-off part
-    quantized: bin j belongs to level floor(j * levels / i), and a level's mass is spread evenly
-    over its bins that are not empty. Infinite where Q is 0 and P is not.
-
-    Args:
-        counts: histogram of magnitudes, (bins,).
-        levels: number of levels that magnitudes have.
-
-    Raises:
-        ValueError: fewer bins than levels.
-    """
-    counts = tf.cast(tf.convert_to_tensor(counts), tf.float64)
-    bins = counts.shape[0]
-    if bins < levels:
-        raise ValueError(f"a histogram of {bins} bins cannot be quantized to {levels} levels")
-    # Q is constant on a level, so that a candidate costs its levels, not its bins.
-    cut = tf.range(levels, bins + 1)
-    starts = (tf.range(levels + 1) * cut[:, None] + levels - 1) // levels
-    mass, filled = _running_sum(counts), _running_sum(tf.cast(counts > 0, tf.float64))
-    inside = tf.gather(mass, cut)
-    last, outliers = tf.gather(counts, cut - 1), mass[-1] - inside
-    p_log_p = tf.gather(_running_sum(_x_log(counts, counts)), cut)
-    p_log_p += _x_log(last + outliers, last + outliers) - _x_log(last, last)
-    level = _differences(tf.gather(mass, starts))
-    height = tf.math.divide_no_nan(level, _differences(tf.gather(filled, starts)))
-    p_log_q = tf.reduce_sum(_x_log(level, height), axis=1) + _x_log(outliers, height[:, -1])
-    kl = tf.math.divide_no_nan(p_log_p - p_log_q, mass[-1]) + tf.math.log(inside / mass[-1])
-    infinite = tf.constant(np.inf, tf.float64)
-    return tf.where((last == 0.0) & (outliers > 0.0), infinite, kl)
-
-
-def _differences(x: tf.Tensor) -> tf.Tensor:
-    return x[:, 1:] - x[:, :-1]
-
-
-def _x_log(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Return ``x * log(y)``, and 0 where x is 0."""
-    return tf.math.multiply_no_nan(tf.math.log(y), x)
-
-
-def kl_threshold(counts: Any, levels: int, zero_bin: str = "neighbor") -> tf.Tensor:
-    """Return after how many bins of a histogram the divergence is least; on ties the most.
-
-    Args:
-        counts: histogram of magnitudes, (bins,), bins >= levels.
-        levels: number of levels that magnitudes have: 128 for signed 8-bit values, 256 for
-            unsigned ones.
-        zero_bin: "neighbor" gives the first bin the count of the second (NVIDIA's tool: the
-            zeros after a ReLU should not decide); "keep" leaves it.
-    """
-    counts = tf.cast(tf.convert_to_tensor(counts), tf.float64)
-    if zero_bin == "neighbor":
-        counts = tf.concat([counts[1:2], counts[1:]], axis=0)
-    kl = kl_divergences(counts, levels)
-    # Sums of up to 2048 terms: differences below 1e-12 are rounding.
-    least = kl <= tf.reduce_min(kl) + 1e-12
-    index = tf.range(levels, counts.shape[0] + 1)
-    best = tf.reduce_max(tf.where(least, index, tf.zeros_like(index)))
-    return tf.where(tf.reduce_any(least), best, counts.shape[0])
 
 
 def max_threshold(
@@ -213,13 +108,13 @@ class _Calibrated(UniformQuantizer):
             self.threshold = self.add_state("threshold")
         super().build(shape)
 
+    @abc.abstractmethod
     def threshold_of(self, x: tf.Tensor) -> tf.Tensor:
         """Return the threshold that suits the tensor at hand."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement threshold_of(x)")
 
+    @abc.abstractmethod
     def observe(self, x: tf.Tensor) -> tf.Tensor:
         """Add activations to what was seen, and return the threshold for all of it."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement observe(x)")
 
     def _threshold(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not self.for_activations:
@@ -332,9 +227,9 @@ class _HistogramCalibrated(_Calibrated):
             self.peak = self.add_state("peak")
         super().build(shape)
 
+    @abc.abstractmethod
     def threshold_in(self, counts: tf.Tensor, peak: tf.Tensor) -> tf.Tensor:
         """Return the threshold for a histogram (float64) over [0, peak]."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement threshold_in")
 
     def threshold_of(self, x: tf.Tensor) -> tf.Tensor:
         """Return the threshold for the histogram of the tensor."""
@@ -472,42 +367,3 @@ class CalibrateKL(_HistogramCalibrated):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {**super().get_config(), "zero_bin": self.zero_bin}
-
-
-def calibrate(model: Any, data: Any, steps: int | None = None, batch_size: int = 32) -> None:
-    """Run data through a model so that its quantizers gather their state, as in training.
-
-    Everything else is in inference mode: weights, BatchNormalization and Dropout stay as they are.
-
-    Args:
-        model: Keras model with quantizers in its layers.
-        data: array of inputs, or a ``tf.data.Dataset``, Keras ``Sequence`` or other iterable of
-            batches, each of inputs or (inputs, labels, ...).
-        steps: how many batches at most; None takes all.
-        batch_size: of an array.
-
-    Raises:
-        ValueError: no batch, an endless dataset without steps, or a model without quantizers.
-    """
-    batches = itertools.islice(_batches(data, steps, batch_size), steps)
-    count = 0
-    with observing() as observers:
-        for batch in batches:
-            model(batch[0] if isinstance(batch, tuple) else batch, training=False)
-            count += 1
-    if not count:
-        raise ValueError("calibrate: the data has no batch: pass at least one")
-    if not observers:
-        raise ValueError(f"calibrate: model {model.name!r} has no quantizer in its layers")
-
-
-def _batches(data: Any, steps: int | None, batch_size: int) -> Iterable[Any]:
-    if isinstance(data, np.ndarray) or tf.is_tensor(data):
-        return (data[i : i + batch_size] for i in range(0, len(data), batch_size))
-    if isinstance(data, tf.data.Dataset):
-        if steps is None and data.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError("calibrate: the dataset is endless: say how many steps")
-        return data
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a Keras Sequence
-        return (data[i] for i in range(len(data)))
-    return data

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from kerasq.quantizers.base import Quantizer, check_bits, check_range, grid_values
-from kerasq.quantizers.calibration import quantile, saturated_grid
+from kerasq.quantizers.calibration import saturated_grid
+from kerasq.quantizers.histograms import quantile
 from kerasq.quantizers.registry import register_quantizer
 from kerasq.representations import Affine
 
