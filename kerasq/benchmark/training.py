@@ -1,21 +1,22 @@
 """What a method costs in training: ``python -m kerasq.benchmark.training``.
 
-A step of ResNet-20 on batches of 128, for every method, over the step of the float network: each
-method's steps alternate with the float network's, so that what slows the machine slows both. The
-same quantizers of larq, and TFMOT's 8-bit model, are measured in the same way in the same run.
+A step of ResNet-20 on batches of 128, for every method, over the step of the float network. The
+same quantizers of larq, and TFMOT's 8-bit model, are measured in the same run. Steps are taken in
+turn and compared within a turn, so that what slows the machine slows all. One thread by default: an
+operating system that puts two of TensorFlow's threads on one core for a step doubles its time.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from rich.table import Table
 
 import kerasq.layers as ql
@@ -41,24 +42,21 @@ TFMOT = "calibrate_max"
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """A method's step.
+    """A method's step, each figure the median of the measured turns.
 
     Attributes:
         name: of the method.
         library: "kerasq", "larq" or "tfmot".
-        seconds: median of a step.
-        float_seconds: median of the float network's steps between them.
+        seconds: of a step.
+        over_float: over the float network's step of the same turn.
+        over_ours: over kerasq's step of the same turn; 1 for kerasq itself.
     """
 
     name: str
     library: str
     seconds: float
-    float_seconds: float
-
-    @property
-    def ratio(self) -> float:
-        """Step over the float network's step."""
-        return self.seconds / self.float_seconds
+    over_float: float
+    over_ours: float
 
 
 def step_of(model: Any, seed: int = 0) -> Callable[[], None]:
@@ -70,16 +68,15 @@ def step_of(model: Any, seed: int = 0) -> Callable[[], None]:
     return lambda: model.train_on_batch(x, y)
 
 
-def alternate(first: Callable[[], None], second: Callable[[], None], steps: int) -> tuple:
-    """Return the median seconds of both, taken in turn, after a warm-up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for step in range(WARM_UP + steps):
-        for function, seconds in zip((first, second), times, strict=True):
+def take_turns(functions: list[Callable[[], None]], turns: int) -> np.ndarray:
+    """Return the seconds of each function in each turn, (turns, functions), after a warm-up."""
+    seconds = np.empty((WARM_UP + turns, len(functions)))
+    for turn in seconds:
+        for index, function in enumerate(functions):
             start = time.perf_counter()
             function()
-            if step >= WARM_UP:
-                seconds.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+            turn[index] = time.perf_counter() - start
+    return seconds[WARM_UP:]
 
 
 def networks(name: str) -> dict[str, Callable[[], Any]]:
@@ -133,31 +130,33 @@ def _with_tfmot() -> Any:
     return tfmot.quantization.keras.quantize_model(plain)
 
 
-def run(names: list[str], steps: int, show: Callable[[str], None]) -> Iterator[Cost]:
-    """Measure the methods in turn."""
-    reference = step_of(resnet20(FLOAT))
+def run(names: list[str], turns: int, show: Callable[[str], None]) -> Iterator[Cost]:
+    """Measure the methods one after the other."""
+    float_step = step_of(resnet20(FLOAT))
     for index, name in enumerate(names, 1):
         show(f"{name} ({index} of {len(names)})")
-        for library, build in networks(name).items():
-            seconds, float_seconds = alternate(step_of(build()), reference, steps)
-            yield Cost(name, library, seconds, float_seconds)
+        built = networks(name)
+        steps = [step_of(build()) for build in built.values()]
+        seconds = take_turns([float_step, *steps], turns)
+        of_float, ours = seconds[:, 0], seconds[:, 1]
+        for library, step in zip(built, seconds.T[1:], strict=True):
+            yield Cost(
+                name, library, *(float(np.median(x)) for x in (step, step / of_float, step / ours))
+            )
+        keras.backend.clear_session()  # the graphs of 50 networks would fill the memory
 
 
 def print_costs(costs: list[Cost]) -> None:
     """Print a row for each measurement."""
-    table = Table(title=f"Training step of ResNet-20, batch {BATCH}, over the float network's")
+    table = Table(title=f"Training step of ResNet-20, batch {BATCH}; medians")
     table.add_column("method", no_wrap=True)
     table.add_column("library")
-    for column in ("ms", "float ms", "ratio"):
+    for column in ("ms", "over float", "over kerasq"):
         table.add_column(column, justify="right")
     for cost in costs:
-        table.add_row(
-            cost.name,
-            cost.library,
-            f"{1e3 * cost.seconds:.0f}",
-            f"{1e3 * cost.float_seconds:.0f}",
-            f"{cost.ratio:.2f}",
-        )
+        over_ours = "" if cost.library == "kerasq" else f"{cost.over_ours:.2f}"
+        figures = f"{1e3 * cost.seconds:.0f}", f"{cost.over_float:.2f}", over_ours
+        table.add_row(cost.name, cost.library, *figures)
     table_console().print(table)
 
 
@@ -166,19 +165,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time a training step of every method.")
     parser.add_argument("--methods", nargs="+", help="names; all of the catalogue without it")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each")
+    parser.add_argument("--threads", type=int, default=1, help="of TensorFlow; 0 lets it choose")
     parser.add_argument("--json", type=Path, help="write the result as JSON")
     arguments = parser.parse_args()
     unknown = set(arguments.methods or ()) - set(methods())
     if unknown:
         parser.error(f"no method is called {sorted(unknown)[0]!r}: {', '.join(methods())}")
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     costs: list[Cost] = []
     try:
         with stage(f"{arguments.steps} steps of each") as show:
             for cost in run(arguments.methods or methods(), arguments.steps, show):
                 costs.append(cost)
                 if arguments.json is not None:  # after each, so that nothing is lost
-                    rows = [{**dataclasses.asdict(done), "ratio": done.ratio} for done in costs]
-                    write_json(arguments.json, rows)
+                    write_json(arguments.json, [dataclasses.asdict(done) for done in costs])
     finally:
         print_costs(costs)
 

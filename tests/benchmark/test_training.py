@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from kerasq.benchmark import training
@@ -9,16 +10,22 @@ from kerasq.benchmark.methods import methods
 from kerasq.keras import keras_version
 
 
-def test_steps_alternate_and_the_warm_up_is_not_counted(monkeypatch):
+def test_steps_take_turns_and_the_warm_up_is_not_counted(monkeypatch):
     calls, clock = [], iter(range(1000))
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
-    medians = training.alternate(lambda: calls.append("a"), lambda: calls.append("b"), 3)
+    seconds = training.take_turns([lambda: calls.append("a"), lambda: calls.append("b")], 3)
     assert calls == ["a", "b"] * (training.WARM_UP + 3)
-    assert medians == (1.0, 1.0)
+    assert np.array_equal(seconds, np.ones((3, 2)))
 
 
-def test_the_ratio_is_to_the_float_network():
-    assert training.Cost("lsq", "kerasq", 0.3, 0.2).ratio == pytest.approx(1.5)
+def test_ratios_are_taken_within_a_turn(monkeypatch):
+    turns = np.array([[1.0, 1.5, 3.0], [2.0, 3.0, 3.0], [1.0, 2.0, 2.0]])  # float, ours, larq
+    monkeypatch.setattr(training, "networks", lambda name: {"kerasq": list, "larq": list})
+    monkeypatch.setattr(training, "step_of", lambda model: None)
+    monkeypatch.setattr(training, "take_turns", lambda functions, count: turns)
+    ours, larqs = training.run(["ste_sign"], 3, print)
+    assert (ours.seconds, ours.over_float, ours.over_ours) == (2.0, 1.5, 1.0)
+    assert (larqs.seconds, larqs.over_float, larqs.over_ours) == (3.0, 2.0, 1.0)
 
 
 @pytest.mark.parametrize("name", methods())
@@ -40,6 +47,6 @@ def test_larqs_network_has_the_same_layers(name):
 
 def test_a_step_of_each_is_measured(capsys):
     (cost,) = [c for c in training.run(["bwn"], 1, print) if c.library == "kerasq"]
-    assert cost.seconds > 0 and cost.float_seconds > 0
+    assert cost.seconds > 0 and cost.over_float > 0
     training.print_costs([cost])
     assert "bwn" in capsys.readouterr().out
