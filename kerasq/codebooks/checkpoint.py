@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from kerasq.codebooks.method import Solution
+from kerasq.codebooks.site import Solution
 
 _RUN = "run.json"
 
@@ -52,27 +55,41 @@ class Checkpoint:
 
     def load(self, index: int, layer: str) -> Solution | None:
         """Return a layer's solution, None where it is not finished."""
-        path = self._folder / _file(index)
+        arrays = self._read(f"layer-{index:04}", f"layer {layer!r}")
+        if arrays is None:
+            return None
+        before, after = (float(error) for error in arrays.pop("_errors"))
+        history = tuple(float(value) for value in arrays.pop("_history"))
+        return Solution(arrays, before, after, history)
+
+    def save(self, index: int, solution: Solution) -> None:
+        """Write a layer's solution."""
+        errors = np.array([solution.error_before, solution.error_after])
+        arrays = {**solution.weights, "_errors": errors, "_history": np.array(solution.history)}
+        self._save(f"layer-{index:04}", arrays)
+
+    def load_stage(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return what was saved of a stage of training, None where there is nothing."""
+        return self._read(_stage(name), f"stage {name!r}")
+
+    def save_stage(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write the state of a stage of training."""
+        self._save(_stage(name), arrays)
+
+    def _read(self, name: str, owner: str) -> dict[str, np.ndarray] | None:
+        path = self._folder / f"{name}.npz"
         if not path.exists():
             return None
         try:
             with np.load(path) as file:
-                before, after = file["errors"]
-                return Solution(file["codewords"], file["assignments"], float(before), float(after))
-        except (OSError, ValueError, KeyError) as error:
+                return dict(file)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(
-                f"the checkpoint {str(path)!r} of layer {layer!r} cannot be read ({error}): "
-                "remove it"
+                f"the checkpoint {str(path)!r} of {owner} cannot be read ({error}): remove it"
             ) from error
 
-    def save(self, index: int, solution: Solution) -> None:
-        """Write a layer's solution."""
-        arrays = {
-            "codewords": solution.codewords,
-            "assignments": solution.assignments,
-            "errors": np.array([solution.error_before, solution.error_after]),
-        }
-        self._write(_file(index), lambda file: np.savez(file, **arrays))
+    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        self._write(f"{name}.npz", lambda file: np.savez(file, **arrays))
 
     def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
@@ -88,5 +105,5 @@ class Checkpoint:
             raise
 
 
-def _file(index: int) -> str:
-    return f"layer-{index:04}.npz"
+def _stage(name: str) -> str:
+    return "stage-" + re.sub(r"[^A-Za-z0-9_.-]", "_", name)

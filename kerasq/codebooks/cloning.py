@@ -1,30 +1,27 @@
-"""A copy of a model with codebook layers in the place of some layers."""
+"""A copy of a model with other layers in the place of some layers."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
 from kerasq.codebooks.method import LayerSettings
 from kerasq.codebooks.program import is_graph
 from kerasq.keras import keras
-from kerasq.layers import CodebookConv2D, CodebookDense
-
-# Arguments of a kernel that codewords have no use for.
-_KERNEL_ONLY = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
-_NOT_OURS = ("lora_rank", "lora_alpha", "quantization_config")
 
 
-def clone_with_codebooks(
+def clone_with_replacements(
     model: Any, settings: dict[int, LayerSettings]
 ) -> tuple[Any, dict[int, Any]]:
-    """Copy a model, weights included, with untrained codebook layers in some places.
+    """Copy a model, weights included, with untrained replacements in some places.
 
     Args:
         model: Sequential or Functional.
         settings: of the layers to replace, by their ``id``.
 
     Returns:
-        The copy, and its codebook layers by the ``id`` of the layers they replace.
+        The copy, and its replacements by the ``id`` of the layers they replace.
     """
     copies: dict[int, tuple[Any, Any]] = {}
 
@@ -35,7 +32,7 @@ def clone_with_codebooks(
 
     def _copy(layer: Any) -> Any:
         if id(layer) in settings:
-            return codebook_layer(layer, settings[id(layer)])
+            return settings[id(layer)].replacement(layer)
         if is_graph(layer):
             return _clone_graph(layer, copy)
         if type(layer) is keras.layers.Lambda:
@@ -46,7 +43,7 @@ def clone_with_codebooks(
     for key, (layer, twin) in copies.items():
         if key in settings:
             if layer.use_bias:
-                twin.bias.assign(layer.bias)
+                twin.bias.assign(tf.convert_to_tensor(layer.bias))
         elif isinstance(layer, keras.layers.Layer) and not is_graph(layer):
             twin.set_weights(layer.get_weights())
     return clone, {key: copies[key][1] for key in settings}
@@ -71,18 +68,3 @@ def _lambda(layer: Any) -> Any:
         name=layer.name,
         dtype=layer.dtype,
     )
-
-
-def codebook_layer(layer: Any, settings: LayerSettings) -> CodebookConv2D | CodebookDense:
-    """Return an unbuilt codebook layer of the configuration of a Conv2D or Dense layer.
-
-    Regularizers and constraints of the kernel are left out: they are not those of codewords.
-    """
-    config = {k: v for k, v in layer.get_config().items() if k not in _KERNEL_ONLY + _NOT_OURS}
-    config.update(
-        subvector=settings.subvector,
-        codewords=settings.codewords,
-        codebook_dtype=settings.codebook_dtype,
-    )
-    cls = CodebookConv2D if isinstance(layer, keras.layers.Conv2D) else CodebookDense
-    return cls.from_config(config)

@@ -40,6 +40,30 @@ def calibration_arrays(data: Any, model: Any) -> list[np.ndarray]:
     return arrays
 
 
+def labels_of(data: Any, model: Any) -> np.ndarray | None:
+    """Return the labels of (inputs, labels), as one array; None where there are none.
+
+    Args:
+        data: as of `calibration_arrays`.
+        model: built Sequential or Functional model.
+    """
+    if isinstance(data, np.ndarray | dict) or tf.is_tensor(data):
+        return None
+    inputs = len(model.inputs)
+    if isinstance(data, list | tuple) and _holds_arrays(data):
+        return np.asarray(data[1]) if inputs == 1 and len(data) > 1 else None
+    parts = [
+        np.asarray(batch[1])
+        for batch in _batches(data)
+        if isinstance(batch, tuple | list) and len(batch) > 1 and not _is_inputs(batch, inputs)
+    ]
+    return np.concatenate(parts) if parts else None
+
+
+def _is_inputs(batch: Any, inputs: int) -> bool:
+    return inputs > 1 and len(batch) == inputs and _holds_arrays(batch)
+
+
 def _holds_arrays(data: Any) -> bool:
     items = data.values() if isinstance(data, dict) else data
     return all(isinstance(x, np.ndarray) or tf.is_tensor(x) for x in items)
@@ -57,9 +81,7 @@ def _batches(data: Any) -> Iterable[Any]:
 
 def _inputs_of(batch: Any, model: Any) -> Any:
     """Return a batch without its labels, by the rule of Keras: (inputs, labels, weights)."""
-    if isinstance(batch, tuple | list) and not (
-        len(model.inputs) > 1 and len(batch) == len(model.inputs) and _holds_arrays(batch)
-    ):
+    if isinstance(batch, tuple | list) and not _is_inputs(batch, len(model.inputs)):
         return batch[0]
     return batch
 

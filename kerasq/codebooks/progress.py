@@ -50,6 +50,11 @@ class LayerProgress:
         if self._bar is not None:
             self._bar.update(self._task, description=layer)
 
+    def detail(self, text: str) -> None:
+        """Tell what the layer at work is doing."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=text)
+
     def finish(self, line: str) -> None:
         """Count a layer and print its line."""
         self._done += 1

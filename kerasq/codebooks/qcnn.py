@@ -11,14 +11,17 @@ import numpy as np
 from kerasq.codebooks.correction import ErrorCorrection
 from kerasq.codebooks.kmeans import assign, kmeans
 from kerasq.codebooks.layout import KernelLayout
-from kerasq.codebooks.method import LayerSettings, Method, Solution
+from kerasq.codebooks.method import CodebookSettings, Method
 from kerasq.codebooks.moments import Moments
-from kerasq.layers.codebook import MAX_CODEWORDS
+from kerasq.codebooks.registry import register_method
+from kerasq.codebooks.site import Site, Solution, weight_solution
 
+MAX_CODEWORDS = 256
 Choice = tuple[int, int] | bool | None
 _FLOAT16_LARGEST = 6e4
 
 
+@register_method("qcnn", "Quantized Convolutional Neural Networks for Mobile Devices", "1512.06473")
 class QCNN(Method):
     r"""Q-CNN: sub-vectors of a kernel become codewords that preserve the layer's responses.
 
@@ -56,8 +59,6 @@ class QCNN(Method):
     Deviations: the prior λ (the paper has none; small calibration sets overfit without), and the
     codewords of a sub-space are solved for jointly, the limit of the paper's one-by-one updates.
     """
-
-    name = "qcnn"
 
     def __init__(
         self,
@@ -101,13 +102,18 @@ class QCNN(Method):
         """Error correction looks at activations, k-means alone does not."""
         return self.error_correction
 
+    @property
+    def needs_moments(self) -> bool:
+        """Error correction is made of moments."""
+        return self.error_correction
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         names = ("subvector", "codewords", "error_correction", "sweeps", "prior", "positions")
         names += ("codebook_dtype", "layers", "dense", "iterations", "seed")
         return {name: getattr(self, name) for name in names}
 
-    def plan(self, layers: list[Any]) -> dict[str, LayerSettings]:
+    def plan(self, layers: list[Any]) -> dict[str, CodebookSettings]:
         """Return the settings of the layers to compress, by name.
 
         Raises:
@@ -128,7 +134,7 @@ class QCNN(Method):
                 plan[layer.name] = settings
         return plan
 
-    def _settings(self, layer: Any) -> LayerSettings | None:
+    def _settings(self, layer: Any) -> CodebookSettings | None:
         choice = self._choice(layer)
         explicit = choice not in (None, True)
         if choice is False:
@@ -149,7 +155,7 @@ class QCNN(Method):
                 raise ValueError(f"{message}: {codewords} codewords are too many for it")
             warnings.warn(f"{message}: it takes {vectors} codewords, not {codewords}", stacklevel=4)
             codewords = vectors
-        return LayerSettings(min(subvector, shape[-2]), codewords, self.codebook_dtype)
+        return CodebookSettings(min(subvector, shape[-2]), codewords, self.codebook_dtype)
 
     def _choice(self, layer: Any) -> Choice:
         if self.layers is None:
@@ -158,19 +164,14 @@ class QCNN(Method):
             return self.layers.get(layer.name)
         return self.layers(layer)
 
-    def solve(
-        self,
-        kernel: np.ndarray,
-        layout: KernelLayout,
-        moments: list[Moments] | None,
-        settings: LayerSettings,
-        rng: np.random.Generator,
-    ) -> Solution:
+    def solve(self, site: Site, rng: np.random.Generator) -> Solution:
         """Find codewords and assignments of one layer: k-means, then error correction.
 
         Raises:
             ValueError: weights too large for float16.
         """
+        kernel, settings = site.kernel, site.settings
+        layout = KernelLayout(kernel.shape, settings.subvector, site.groups)
         if settings.codebook_dtype == "float16" and np.abs(kernel).max() > _FLOAT16_LARGEST:
             raise ValueError(
                 f"weights up to {np.abs(kernel).max():.3g} do not fit into float16 codewords: use "
@@ -179,29 +180,27 @@ class QCNN(Method):
         codewords, assignments = subspace_kmeans(
             kernel, layout, settings.codewords, self.iterations, rng, settings.codebook_dtype
         )
-        if moments is None:
-            error = ((layout.decode(codewords, assignments) - kernel) ** 2).sum()
-            relative = float(error / max((kernel**2).sum(), np.finfo(np.float32).tiny))
-            return Solution(codewords, assignments.astype(np.uint8), relative, relative)
+        if site.moments is None:
+            weights = {"codewords": codewords, "assignments": assignments.astype(np.uint8)}
+            return weight_solution(weights, kernel, layout.decode(codewords, assignments))
         correction = ErrorCorrection(
             layout,
             kernel,
-            moments,
+            site.moments,
             codewords,
             assignments,
-            prior=self._prior(moments[0]),
+            prior=self._prior(site.moments[0]),
             round_to=settings.codebook_dtype,
         )
         energy = correction.energy or 1.0
         # Rounding can bring a perfect fit below zero.
         before = max(0.0, correction.objective / energy)
         after = max(0.0, correction.run(self.sweeps) / energy)
-        return Solution(
-            correction.codewords.astype(np.float32),
-            correction.assignments.astype(np.uint8),
-            before,
-            after,
-        )
+        weights = {
+            "codewords": correction.codewords.astype(np.float32),
+            "assignments": correction.assignments.astype(np.uint8),
+        }
+        return Solution(weights, before, after, tuple(correction.history))
 
     def _prior(self, moments: Moments) -> float:
         if self.prior is not None:

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from kerasq.keras import keras, register
 from kerasq.representations import Codebook
+from kerasq.representations.codebook import ORDERS, assignments_shape
 
-MAX_CODEWORDS = 256
+MAX_CODEWORDS = 1 << 16
 _DTYPES = ("float32", "float16")
 _GRADIENTS = ("sum", "mean")
 
@@ -21,7 +22,14 @@ class CodebookLayer:
     """Mixed into a Keras layer: codewords and assignments in place of its kernel."""
 
     def _set_codebook(
-        self, subvector: int, codewords: int, codebook_dtype: str, gradient: str, shared: bool
+        self,
+        subvector: int,
+        codewords: int,
+        codebook_dtype: str,
+        gradient: str,
+        shared: bool,
+        order: str,
+        fixed_zero: bool,
     ) -> None:
         owner = f"{type(self).__name__} {self.name!r}"
         if subvector < 1:
@@ -32,13 +40,19 @@ class CodebookLayer:
             raise ValueError(f"{owner}: codebook_dtype is one of {_DTYPES}, got {codebook_dtype!r}")
         if gradient not in _GRADIENTS:
             raise ValueError(f"{owner}: gradient is one of {_GRADIENTS}, got {gradient!r}")
+        if order not in ORDERS:
+            raise ValueError(f"{owner}: order is one of {ORDERS}, got {order!r}")
+        if order == "channel" and not shared:
+            raise ValueError(f"{owner}: sub-vectors by channel share a codebook: pass shared=True")
         self.subvector, self.codewords_per_codebook = int(subvector), int(codewords)
         self.codebook_dtype, self.gradient, self.shared = codebook_dtype, gradient, bool(shared)
+        self.order, self.fixed_zero = order, bool(fixed_zero)
 
     def _build_codebook(self, kernel_shape: tuple[int, ...], outputs: int) -> None:
-        """Add the weights: codewords (M or 1, K, d), assignments (..., M, Ct) and the bias."""
+        """Add the weights: codewords (M or 1, K, d), assignments and the bias."""
         self.kernel_shape = tuple(int(size) for size in kernel_shape)
-        spaces = -(-self.kernel_shape[-2] // self.subvector)
+        grid = assignments_shape(self.kernel_shape, self.subvector, self.order)
+        spaces = grid[-2]
         taps = math.prod(self.kernel_shape[:-2])
         limit = math.sqrt(6 / (taps * (self.kernel_shape[-2] + self.kernel_shape[-1])))
         self.codewords = self.add_weight(
@@ -52,8 +66,8 @@ class CodebookLayer:
         )
         self.assignments = self.add_weight(
             name="assignments",
-            shape=(*self.kernel_shape[:-2], spaces, self.kernel_shape[-1]),
-            dtype="uint8",
+            shape=grid,
+            dtype=self._index_dtype(),
             initializer=self._random_assignments,
             trainable=False,
             autocast=False,
@@ -72,7 +86,10 @@ class CodebookLayer:
 
     def _random_assignments(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
         drawn = tf.random.uniform(shape, 0, self.codewords_per_codebook, tf.int32)
-        return tf.cast(drawn, "uint8")
+        return tf.cast(drawn, self._index_dtype())
+
+    def _index_dtype(self) -> str:
+        return "uint8" if self.codewords_per_codebook <= 256 else "uint16"
 
     @property
     def kernel(self) -> tf.Tensor:
@@ -84,20 +101,23 @@ class CodebookLayer:
             tf.convert_to_tensor(self.assignments),
             self.codebook_dtype,
             self.gradient,
+            self.fixed_zero,
         )
-        kernel = decode(codewords, self.assignments, self.kernel_shape)
+        kernel = decode(codewords, self.assignments, self.kernel_shape, self.order)
         return tf.cast(kernel, self.compute_dtype)
 
     def codebook(self) -> Codebook:
         """Return the kernel as it is shipped: ``codebook().decode()`` is ``kernel`` in float32."""
-        codewords = np.asarray(tf.convert_to_tensor(self.codewords)).astype(self.codebook_dtype)
+        codewords = np.array(tf.convert_to_tensor(self.codewords)).astype(self.codebook_dtype)
+        if self.fixed_zero:
+            codewords[:, 0] = 0.0
         assignments = np.asarray(tf.convert_to_tensor(self.assignments))
-        return Codebook.from_assignments(codewords, assignments, self.kernel_shape)
+        return Codebook.from_assignments(codewords, assignments, self.kernel_shape, self.order)
 
     def set_codebook(self, codewords: np.ndarray, assignments: np.ndarray) -> None:
-        """Assign codewords (M or 1, K, d) and assignments (..., M, Ct)."""
+        """Assign codewords (M or 1, K, d) and assignments (..., M, Ct), by channel (M, Ct)."""
         self.codewords.assign(np.asarray(codewords, np.float32))
-        self.assignments.assign(np.asarray(assignments, np.uint8))
+        self.assignments.assign(np.asarray(assignments, self._index_dtype()))
 
     def save_own_variables(self, store: Any) -> None:
         """Save by name: the layers of Keras 3 know only their own kernel."""
@@ -130,24 +150,43 @@ class CodebookLayer:
             "codebook_dtype": self.codebook_dtype,
             "gradient": self.gradient,
             "shared": self.shared,
+            "order": self.order,
+            "fixed_zero": self.fixed_zero,
         }
 
 
-def decode(codewords: tf.Tensor, assignments: Any, shape: tuple[int, ...]) -> tf.Tensor:
-    """Return the kernel ``W[p, m·d + j, c] = codewords[m, assignments[p, m, c], j]``."""
+def decode(
+    codewords: tf.Tensor, assignments: Any, shape: tuple[int, ...], order: str = "position"
+) -> tf.Tensor:
+    """Return the kernel ``W[p, m·d + j, c] = codewords[m, assignments[p, m, c], j]``.
+
+    By channel ``W[r % P, r // P, c] = codewords[0, assignments[m, c], j]`` with ``r = m·d + j``.
+    """
     books, size, length = codewords.shape
-    spaces = -(-shape[-2] // length)
+    spaces = assignments_shape(shape, length, order)[-2]
     index = tf.cast(tf.convert_to_tensor(assignments), tf.int32)
     if books > 1:
         index += tf.range(spaces)[:, None] * size
     vectors = tf.gather(tf.reshape(codewords, (books * size, length)), index)  # (..., M, Ct, d)
     kernel = tf.linalg.matrix_transpose(vectors)
+    if order == "channel":
+        rows = tf.reshape(kernel, (spaces * length, shape[-1]))[: math.prod(shape[:-1])]
+        kernel = tf.reshape(rows, (shape[-2], -1, shape[-1]))  # (Cin, P, Ct)
+        return tf.reshape(tf.transpose(kernel, (1, 0, 2)), shape)
     kernel = tf.reshape(kernel, (*shape[:-2], spaces * length, shape[-1]))
     return kernel[..., : shape[-2], :]
 
 
-def _shipped(codewords: tf.Tensor, assignments: tf.Tensor, dtype: str, gradient: str) -> tf.Tensor:
-    """Round the codewords to the type they are shipped in; the gradient goes straight through."""
+def _shipped(
+    codewords: tf.Tensor, assignments: tf.Tensor, dtype: str, gradient: str, fixed_zero: bool
+) -> tf.Tensor:
+    """Round the codewords to the type they are shipped in; the gradient goes straight through.
+
+    A fixed zero, the first codeword, has no gradient.
+    """
+    if fixed_zero:
+        size = codewords.shape[1]
+        codewords *= tf.reshape(tf.cast(tf.range(size) > 0, codewords.dtype), (1, size, 1))
 
     @tf.custom_gradient
     def rounded(values: tf.Tensor) -> tuple[tf.Tensor, Any]:
@@ -163,12 +202,13 @@ def _shipped(codewords: tf.Tensor, assignments: tf.Tensor, dtype: str, gradient:
 
 def _members(assignments: tf.Tensor, books: int, size: int) -> tf.Tensor:
     """Count how often each codeword is used, at least 1: float32 (books, K)."""
-    axes = [*range(assignments.shape.rank - 2), assignments.shape.rank - 1]
-    hits = tf.equal(assignments[..., None], tf.cast(tf.range(size), assignments.dtype))
-    counts = tf.reduce_sum(tf.cast(hits, tf.float32), axes)  # (M, K)
-    if books == 1:
-        counts = tf.reduce_sum(counts, 0, keepdims=True)
-    return tf.maximum(counts, 1.0)
+    index = tf.cast(assignments, tf.int32)
+    if books > 1:
+        index += tf.range(books)[:, None] * size
+    index = tf.reshape(index, [-1])
+    ones = tf.ones_like(index, tf.float32)
+    counts = tf.math.unsorted_segment_sum(ones, index, books * size)
+    return tf.maximum(tf.reshape(counts, (books, size)), 1.0)
 
 
 @register
@@ -181,7 +221,7 @@ class CodebookConv2D(CodebookLayer, keras.layers.Conv2D):
     Gradient: ``∂L/∂D[m, k] = Σ_{(p, c): B[p, m, c] = k} ∂L/∂W[p, m·d : m·d + d, c]``, or that over
     the number of terms (``gradient="mean"``); straight through the rounding. B is not trained.
 
-    Weights: ``codewords`` D, (M or 1, K, d), trainable; ``assignments`` B, uint8 (kh, kw, M,
+    Weights: ``codewords`` D, (M or 1, K, d), trainable; ``assignments`` B, unsigned (kh, kw, M,
     filters), not trainable; ``bias``. M = ceil(input channels / groups / d); where d does not
     divide, the last entries of the last sub-space's codewords are not used.
 
@@ -193,10 +233,15 @@ class CodebookConv2D(CodebookLayer, keras.layers.Conv2D):
         kernel_size: one or two sizes.
         strides: one or two steps.
         subvector: d, consecutive input channels in a sub-vector.
-        codewords: K, codewords in a codebook, 1 to 256.
+        codewords: K, codewords in a codebook, 1 to 65536.
         codebook_dtype: "float32" or "float16", the type codewords are shipped in.
         gradient: "sum" or "mean" over the members of a codeword.
         shared: one codebook for all sub-spaces.
+        order: "position" cuts sub-vectors along the input channels at one kernel position;
+            "channel" (with ``shared``) from an output's weights in the order (input channel, row,
+            column), as "And the bit goes down" does: then B is (M, filters) with
+            ``W[r % P, r // P, c] = D[0, B[m, c], j]``, ``r = m·d + j``.
+        fixed_zero: the first codeword is zero and stays: pruned weights.
         **kwargs: as for ``keras.layers.Conv2D``; kernel_regularizer and kernel_constraint apply to
             the codewords, kernel_initializer is not used.
 
@@ -218,10 +263,14 @@ class CodebookConv2D(CodebookLayer, keras.layers.Conv2D):
         codebook_dtype: str = "float32",
         gradient: str = "sum",
         shared: bool = False,
+        order: str = "position",
+        fixed_zero: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(filters, kernel_size, strides, **kwargs)
-        self._set_codebook(subvector, codewords, codebook_dtype, gradient, shared)
+        self._set_codebook(
+            subvector, codewords, codebook_dtype, gradient, shared, order, fixed_zero
+        )
 
     def build(self, input_shape: Any) -> None:
         """Add codewords, assignments and bias."""
@@ -248,17 +297,19 @@ class CodebookDense(CodebookLayer, keras.layers.Dense):
     Gradient: ``∂L/∂D[m, k] = Σ_{c: B[m, c] = k} ∂L/∂W[m·d : m·d + d, c]``, or that over the number
     of terms (``gradient="mean"``); straight through the rounding. B is not trained.
 
-    Weights: ``codewords`` D, (M or 1, K, d), trainable; ``assignments`` B, uint8 (M, units), not
+    Weights: ``codewords`` D, (M or 1, K, d), trainable; ``assignments`` B, unsigned (M, units), not
     trainable; ``bias``. M = ceil(inputs / d); where d does not divide, the last entries of the last
     sub-space's codewords are not used.
 
     Args:
         units: number of outputs.
         subvector: d, consecutive inputs in a sub-vector.
-        codewords: K, codewords in a codebook, 1 to 256.
+        codewords: K, codewords in a codebook, 1 to 65536.
         codebook_dtype: "float32" or "float16", the type codewords are shipped in.
         gradient: "sum" or "mean" over the members of a codeword.
         shared: one codebook for all sub-spaces.
+        order: "position" or "channel", the same here; see `CodebookConv2D`.
+        fixed_zero: the first codeword is zero and stays: pruned weights.
         **kwargs: as for ``keras.layers.Dense``; kernel_regularizer and kernel_constraint apply to
             the codewords, kernel_initializer is not used.
 
@@ -278,10 +329,14 @@ class CodebookDense(CodebookLayer, keras.layers.Dense):
         codebook_dtype: str = "float32",
         gradient: str = "sum",
         shared: bool = False,
+        order: str = "position",
+        fixed_zero: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(units, **kwargs)
-        self._set_codebook(subvector, codewords, codebook_dtype, gradient, shared)
+        self._set_codebook(
+            subvector, codewords, codebook_dtype, gradient, shared, order, fixed_zero
+        )
 
     def build(self, input_shape: Any) -> None:
         """Add codewords, assignments and bias."""

@@ -210,9 +210,13 @@ class Quantizer(AbstractLayer):
             self.built = True
         return self.pack(tf.constant(values))
 
-    @abc.abstractmethod
     def pack(self, w: tf.Tensor) -> Representation:
-        """Return the representation of the finite float32 tensor ``w``."""
+        """Return the representation of the finite float32 tensor ``w``.
+
+        Raises:
+            TypeError: a quantizer that is for training only.
+        """
+        raise TypeError(f"{type(self).__name__} has no stored form: define its pack(w)")
 
     def levels(self) -> np.ndarray | None:
         """Return the sorted output values of an activation quantizer with at most 8, or None."""

@@ -69,6 +69,8 @@ class Representation(abc.ABC):
                 value = tuple(int(v) for v in value)
             elif value is not None and str(field.type) == "int":
                 value = int(value)
+            elif value is not None and str(field.type) == "str":
+                value = str(value)
             values[field.name] = value
         return cls(**values)
 

@@ -197,15 +197,15 @@ def test_other_layers_are_passed_through(rng, capsys):
 
 
 class Recorder(QCNN):
-    """Notes the moments that each layer was given."""
+    """Keeps what it was given."""
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, **settings):
+        super().__init__(**settings)
         self.seen = []
 
-    def solve(self, kernel, layout, moments, settings, rng):
-        self.seen.append((layout, moments))
-        return super().solve(kernel, layout, moments, settings, rng)
+    def solve(self, site, rng):
+        self.seen.append((site.kernel, site.moments))
+        return super().solve(site, rng)
 
 
 def test_inputs_are_those_of_the_compressed_prefix_and_targets_of_the_float_network(rng):

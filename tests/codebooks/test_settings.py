@@ -135,7 +135,9 @@ def test_no_model_at_all():
 
 def test_method_of_another_kind():
     with pytest.raises(TypeError, match="QCNN"):
-        compress(network(), DATA, "qcnn", verbose=False)
+        compress(network(), DATA, 3, verbose=False)
+    with pytest.raises(ValueError, match="did you mean 'qcnn'"):
+        compress(network(), DATA, "qcn", verbose=False)
 
 
 def test_nothing_to_compress():

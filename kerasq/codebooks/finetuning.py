@@ -1,0 +1,293 @@
+"""Training that belongs to a method: against the float network's outputs, or against labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerasq.codebooks.checkpoint import Checkpoint
+from kerasq.keras import keras
+
+Augment = Callable[[list[np.ndarray], np.random.Generator], list[np.ndarray]]
+_SAVE_EVERY = 200  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stretch of training.
+
+    Attributes:
+        name: of the stage, unique in a run.
+        steps: batches.
+        learning_rate: at the start.
+        batch_size: samples in a batch.
+        optimizer: "sgd" or "adam".
+        momentum: of "sgd".
+        weight_decay: added to the gradient as ``weight_decay * w``.
+        schedule: "constant", "cosine" to zero, or "steps": a tenth after each third.
+        training: BatchNormalization and Dropout as in training; False as at inference.
+        loss: "distillation" from the float network, or "labels": cross-entropy with them.
+        temperature: T of the distillation.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    training: bool = False
+    loss: str = "distillation"
+    temperature: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        share = step / self.steps
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        if self.schedule == "steps":
+            return self.learning_rate * 0.1 ** int(3 * share)
+        return self.learning_rate
+
+
+class FineTuner:
+    """Trains networks on a run's data, and goes on from the run's checkpoint.
+
+    The outputs are logits: of a network that ends in a softmax, its logarithm is taken.
+
+    Args:
+        teacher: the float network.
+        inputs: one array for each input of the model, samples first.
+        labels: class numbers (N,) or one-hot rows (N, classes); None where there are none.
+        checkpoint: of the run, or None.
+        augment: changes a batch, given the list of its inputs and a generator; or None.
+        seed: of the order of the samples and the augmentation.
+        show: told about progress.
+
+    Attributes:
+        teacher: the float network.
+        labels: as given.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        inputs: list[np.ndarray] | None,
+        labels: np.ndarray | None = None,
+        checkpoint: Checkpoint | None = None,
+        augment: Augment | None = None,
+        seed: int = 0,
+        show: Callable[[str], None] = lambda line: None,
+    ):
+        self.teacher, self.inputs, self.labels = teacher, inputs, labels
+        self._checkpoint, self._augment, self._seed, self._show = checkpoint, augment, seed, show
+
+    def run(
+        self,
+        model: Any,
+        stage: Stage,
+        variables: list[Any] | None = None,
+        penalty: Callable[[], tf.Tensor] | None = None,
+        after_step: Callable[[int], None] | None = None,
+    ) -> list[float]:
+        """Train a network in place; return the loss of each step.
+
+        A stage that the checkpoint holds is not trained again: its weights are loaded. One that
+        was interrupted goes on from the last step that was saved, with the same result.
+
+        Args:
+            model: with the graph of the teacher.
+            stage: what to do.
+            variables: to train; all trainable ones where not given.
+            penalty: is added to the loss.
+            after_step: is called with the number of each step, from 0, after it was taken.
+
+        Raises:
+            ValueError: a stage on labels without any, or without data; a loss that is not finite.
+        """
+        self._check(stage)
+        variables = model.trainable_variables if variables is None else variables
+        state = _State(model, variables, stage)
+        first = state.load(self._checkpoint)
+        step_function = self._step(model, stage, variables, state.optimizer, penalty)
+        batches = self._batches(stage, first)
+        for step in range(first, stage.steps):
+            state.optimizer.learning_rate = stage.rate(step)
+            loss = float(step_function(*next(batches)))
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"{stage.name}: the loss is {loss} at step {step}: lower the learning rate "
+                    f"({stage.learning_rate})"
+                )
+            state.losses.append(loss)
+            if after_step is not None:
+                after_step(step)
+            if step % 20 == 0:
+                self._show(f"{stage.name}: step {step} of {stage.steps}, loss {loss:.4f}")
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == stage.steps:
+                state.save(self._checkpoint, step + 1)
+        return state.losses
+
+    def _check(self, stage: Stage) -> None:
+        if self.inputs is None:
+            raise ValueError(f"{stage.name} trains: pass data")
+        if stage.loss == "labels" and self.labels is None:
+            raise ValueError(f"{stage.name} trains on labels: pass data as (inputs, labels)")
+
+    def _batches(self, stage: Stage, first: int) -> Iterator[tuple[list[np.ndarray], Any]]:
+        """Yield batches from step ``first`` on: an epoch's order depends on its number only."""
+        count = len(self.inputs[0])
+        size = min(stage.batch_size, count)
+        per_epoch = count // size
+        step = first
+        while True:
+            epoch = np.random.default_rng([self._seed, step // per_epoch]).permutation(count)
+            while True:
+                at = step % per_epoch * size
+                chosen = np.sort(epoch[at : at + size])
+                batch = [array[chosen] for array in self.inputs]
+                if self._augment is not None:
+                    batch = self._augment(batch, np.random.default_rng([self._seed, 1, step]))
+                labels = None if self.labels is None else self.labels[chosen]
+                step += 1
+                yield batch, labels
+                if step % per_epoch == 0:
+                    break
+
+    def _step(
+        self, model: Any, stage: Stage, variables: list[Any], optimizer: Any, penalty: Any
+    ) -> Callable[..., tf.Tensor]:
+        teacher = self.teacher
+
+        @tf.function
+        def step(inputs: list[tf.Tensor], labels: tf.Tensor | None) -> tf.Tensor:
+            given = inputs if len(inputs) > 1 else inputs[0]
+            distils = stage.loss == "distillation"
+            target = log_probabilities(teacher, given, stage.temperature) if distils else None
+            with tf.GradientTape() as tape:
+                student = log_probabilities(
+                    model, given, stage.temperature if distils else 1.0, stage.training
+                )
+                if distils:
+                    loss = divergence(target, student) * stage.temperature**2
+                else:
+                    loss = cross_entropy(labels, student)
+                if penalty is not None:
+                    loss += penalty()
+            gradients = tape.gradient(loss, variables)
+            pairs = [
+                (g if not stage.weight_decay else g + stage.weight_decay * v, v)
+                for g, v in zip(map(tf.convert_to_tensor, gradients), variables, strict=True)
+            ]
+            optimizer.apply_gradients(pairs)
+            return loss
+
+        def run(batch: list[np.ndarray], labels: np.ndarray | None) -> tf.Tensor:
+            tensors = [tf.constant(x) for x in batch]
+            return step(tensors, None if labels is None else tf.constant(labels))
+
+        return run
+
+
+def log_probabilities(
+    model: Any, inputs: Any, temperature: float = 1.0, training: bool = False
+) -> tf.Tensor:
+    """Return ``log softmax(z / T)`` of a network's logits z, (samples, classes)."""
+    outputs = tf.cast(model(inputs, training=training), tf.float32)
+    last = getattr(model.layers[-1], "activation", None)
+    if getattr(last, "__name__", "") == "softmax" or isinstance(
+        model.layers[-1], keras.layers.Softmax
+    ):
+        outputs = tf.math.log(tf.maximum(outputs, 1e-30))
+    return tf.nn.log_softmax(outputs / temperature)
+
+
+def divergence(target: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
+    """Return the mean of ``KL(exp(target) ‖ exp(answer))`` of log-probabilities."""
+    return tf.reduce_mean(tf.reduce_sum(tf.exp(target) * (target - answer), axis=-1))
+
+
+def cross_entropy(labels: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
+    """Return the mean cross-entropy of class numbers or one-hot rows with log-probabilities."""
+    if labels.shape.rank == 1 or labels.shape[-1] == 1:
+        labels = tf.one_hot(tf.reshape(tf.cast(labels, tf.int32), [-1]), answer.shape[-1])
+    return -tf.reduce_mean(tf.reduce_sum(tf.cast(labels, tf.float32) * answer, axis=-1))
+
+
+def reestimate_batch_normalization(
+    model: Any, inputs: list[np.ndarray], batch_size: int = 128
+) -> None:
+    """Replace the moving averages of all BatchNormalizations by those of the data, in place.
+
+    Each is the mean over the batches of what training would average.
+    """
+    norms = [
+        layer for layer in flat_layers(model) if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for count, start in enumerate(range(0, len(inputs[0]), batch_size), 1):
+            for norm in norms:
+                norm.momentum = 1.0 - 1.0 / count  # the running mean of all batches so far
+            batch = [tf.constant(array[start : start + batch_size]) for array in inputs]
+            model(batch if len(batch) > 1 else batch[0], training=True)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def flat_layers(model: Any) -> Iterator[Any]:
+    """Yield a model's layers, those of models in it too."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from flat_layers(layer)
+        else:
+            yield layer
+
+
+class _State:
+    """What a stage changes: the network's weights, the optimizer's, and the losses."""
+
+    def __init__(self, model: Any, variables: list[Any], stage: Stage):
+        self._model, self._stage = model, stage
+        if stage.optimizer == "adam":
+            self.optimizer = keras.optimizers.Adam(stage.learning_rate)
+        else:
+            self.optimizer = keras.optimizers.SGD(stage.learning_rate, stage.momentum)
+        self.optimizer.build(variables)
+        self.losses: list[float] = []
+
+    def load(self, checkpoint: Checkpoint | None) -> int:
+        """Load what was saved; return the first step that is left."""
+        saved = None if checkpoint is None else checkpoint.load_stage(self._stage.name)
+        if saved is None:
+            return 0
+        weights = [saved[f"weight-{i}"] for i in range(len(self._model.get_weights()))]
+        self._model.set_weights(weights)
+        for i, variable in enumerate(self._optimizer_variables()):
+            variable.assign(saved[f"optimizer-{i}"])
+        self.losses = [float(loss) for loss in saved["losses"]]
+        return int(saved["step"])
+
+    def save(self, checkpoint: Checkpoint | None, step: int) -> None:
+        """Save the state after a number of steps."""
+        if checkpoint is None:
+            return
+        arrays = {f"weight-{i}": w for i, w in enumerate(self._model.get_weights())}
+        for i, variable in enumerate(self._optimizer_variables()):
+            arrays[f"optimizer-{i}"] = np.asarray(tf.convert_to_tensor(variable))
+        losses = np.array(self.losses)
+        checkpoint.save_stage(self._stage.name, {**arrays, "losses": losses, "step": step})
+
+    def _optimizer_variables(self) -> list[Any]:
+        variables = self.optimizer.variables
+        return list(variables() if callable(variables) else variables)
