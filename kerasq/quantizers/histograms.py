@@ -8,23 +8,52 @@ import numpy as np
 import tensorflow as tf
 
 BINS = 2048  # of TensorRT's histograms
+_HALF = 16  # bits
 ZERO_BINS = ("neighbor", "keep")
 
 
-def quantile(x: tf.Tensor, fraction: float) -> tf.Tensor:
+def quantile(magnitude: tf.Tensor, fraction: float) -> tf.Tensor:
     """Return the quantile of all elements, linearly interpolated as numpy's default does.
 
     Args:
-        x: float32 tensor of any shape; its sizes may be unknown.
+        magnitude: float32 tensor of any shape, nothing negative; its sizes may be unknown.
         fraction: 0 to 1.
     """
-    ordered = tf.sort(tf.reshape(x, [-1]))
-    last = tf.size(ordered) - 1
+    flat = tf.reshape(magnitude, [-1])
+    last = tf.size(flat) - 1
     position = fraction * tf.cast(last, tf.float64)
     below = tf.cast(tf.floor(position), tf.int32)
-    low, high = tf.gather(ordered, below), tf.gather(ordered, tf.minimum(below + 1, last))
+    low, high = _order_statistics(flat, below, tf.minimum(below + 1, last))
     share = tf.cast(position - tf.floor(position), tf.float32)
     return low + (high - low) * share
+
+
+def _order_statistics(flat: tf.Tensor, rank: tf.Tensor, following: tf.Tensor) -> tuple:
+    """Return the values of a rank, counted from 0, and of that rank or the next.
+
+    The bits of floats that are not negative are ordered as the floats are. Counting their upper
+    halves and, of the half in question, the lower ones is several times faster than to sort.
+    """
+    bits = tf.bitcast(flat, tf.int32)
+    upper = _counts_up_to(tf.bitwise.right_shift(bits, _HALF), 1 << (31 - _HALF))
+    half = tf.searchsorted(upper, rank[None], side="right")[0]
+    before = tf.where(half > 0, upper[tf.maximum(half - 1, 0)], 0)
+    start = tf.bitwise.left_shift(half, _HALF)
+    inside = tf.clip_by_value(bits - start, -1, 1 << _HALF)  # -1 is not counted
+    lower = _counts_up_to(inside, (1 << _HALF) + 1)[:-1]
+    ranks = tf.stack([rank, following]) - before
+    first, second = tf.unstack(start + tf.searchsorted(lower, ranks, side="right"))
+
+    def of_next_half() -> tf.Tensor:
+        return tf.reduce_min(tf.where(bits > first, bits, tf.int32.max))
+
+    second = tf.cond(ranks[1] < lower[-1], lambda: second, of_next_half)
+    return tf.bitcast(first, tf.float32), tf.bitcast(second, tf.float32)
+
+
+def _counts_up_to(index: tf.Tensor, size: int) -> tf.Tensor:
+    """Return how many elements are 0, at most 1, ..., at most size - 1."""
+    return tf.cumsum(tf.math.unsorted_segment_sum(tf.ones_like(index), index, size))
 
 
 def histogram(magnitude: tf.Tensor, peak: tf.Tensor, bins: int = BINS) -> tf.Tensor:

@@ -20,21 +20,20 @@ def value_aware_limits(x: tf.Tensor, ratio: float, signed: bool = True) -> Limit
     """Return T, from which on values are large, and the largest magnitude of the others."""
     magnitude = tf.abs(x)
     threshold = quantile(magnitude, 1.0 - ratio) if ratio > 0 else tf.constant(x.dtype.max)
-    small = tf.where(_large(x, threshold), tf.zeros_like(x), x)
-    return threshold, tf.reduce_max(tf.abs(small) if signed else tf.nn.relu(small))
+    small = tf.where(_large(magnitude, threshold), tf.zeros_like(x), magnitude if signed else x)
+    return threshold, tf.maximum(tf.reduce_max(small), 0.0)
 
 
-def _large(x: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-    return (tf.abs(x) >= threshold) & (x != 0)
+def _large(magnitude: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
+    # Zeros are no large values, where most of a tensor is zero.
+    return magnitude >= tf.maximum(threshold, np.finfo(np.float32).tiny)
 
 
 def value_aware_parts(
     x: tf.Tensor, bits: int, limits: Limits, signed: bool = True
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor, float]]:
     """Return where values are large, and codes, scale and zero point of the grid of the others."""
-    large = _large(x, limits[0])
-    small = tf.where(large, tf.zeros_like(x), x)
-    return large, saturated_grid(small, limits[1], bits, signed)
+    return _large(tf.abs(x), limits[0]), saturated_grid(x, limits[1], bits, signed)
 
 
 def value_aware(
@@ -84,7 +83,7 @@ class ValueAware(Quantizer):
     Neural Networks", ECCV 2018, arXiv 1804.07802.
 
     Deviations: kept values have 32 bits and a position of 32 bits (the paper: 16). The quantile is
-    linearly interpolated. Zeros are never kept.
+    linearly interpolated. Zeros and denormal numbers are never kept.
     """
 
     per_channel = False

@@ -79,12 +79,15 @@ def test_kl_keeps_a_histogram_narrower_than_the_levels(rng):
         kl_threshold(counts[:100], 128)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999, 1.0])
-def test_quantile_is_numpys(fraction, rng):
-    x = rng.normal(0, 1, (7, 11)).astype(np.float32)
-    np.testing.assert_allclose(
-        quantile(tf.constant(x), fraction), np.quantile(x, fraction), rtol=1e-6
-    )
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 77, 5000])
+def test_quantile_is_numpys(size, fraction, rng):
+    x = np.abs(rng.normal(0, 1, size)).astype(np.float32)
+    far_apart = (x * 10.0 ** rng.integers(-30, 30, size)).astype(np.float32)
+    many_equal = np.round(x, 1)
+    for values in (x, far_apart, many_equal, np.zeros_like(x), np.full_like(x, 3.0)):
+        got = quantile(tf.constant(values.reshape(1, -1, 1)), fraction)
+        np.testing.assert_allclose(got, np.quantile(values, fraction), rtol=1e-6)
 
 
 def test_histogram_is_numpys_and_stretches(rng):
