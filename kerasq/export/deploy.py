@@ -25,7 +25,14 @@ from kerasq.graph import Graph, graph_of
 from kerasq.keras import check_model, keras, keras_version
 from kerasq.layers.blocks import Block
 
-_QUANTIZERS = ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer", "codebook")
+_QUANTIZERS = (
+    "kernel_quantizer",
+    "depthwise_quantizer",
+    "pointwise_quantizer",
+    "codebook",
+    "codebooks",
+    "hashed_kernel",
+)
 # Layers that pick or move values: quantizing commutes with them.
 _PASSING = (
     keras.layers.MaxPooling2D,

@@ -11,9 +11,9 @@ from kerasq.export.larq_quantizers import represent_with
 from kerasq.export.operators import ConvAttributes
 from kerasq.keras import keras
 from kerasq.quantizers import Quantizer
-from kerasq.representations import Affine, BitPlanes, Codebook
+from kerasq.representations import Affine, BitPlanes, Codebook, HashedKernel, SparseCodebook
 
-Representation = BitPlanes | Affine | Codebook
+Representation = BitPlanes | Affine | Codebook | SparseCodebook | HashedKernel
 
 
 @dataclasses.dataclass
@@ -33,6 +33,7 @@ class LayerSpec:
         k_map: the XNOR-Net scale map, a function of the input, or None.
         binary_terms: for inputs binarized by scales that are data, a function of the input that
             gives pairs (residual, scale of the output); else None.
+        residuals: more kernels of the same shape, added to the first.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LayerSpec:
     pad_value: int = 0
     k_map: Any = None
     binary_terms: Any = None
+    residuals: tuple[Codebook, ...] = ()
 
 
 def describe(layer: Any) -> LayerSpec | None:
@@ -54,10 +56,9 @@ def describe(layer: Any) -> LayerSpec | None:
     Raises:
         ValueError: the layer is quantized in a way that the operators cannot store.
     """
-    if hasattr(layer, "codebook") and callable(layer.codebook):
-        codebook = layer.codebook()
-        _check_finite(layer, codebook.codewords)
-        return _with_kernel(layer, "codebook", codebook)
+    spec = _codebook_layer(layer)
+    if spec is not None:
+        return spec
     if isinstance(layer, keras.layers.Layer) and hasattr(layer, "quantize_config"):
         return _tfmot(layer)
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
@@ -79,6 +80,36 @@ def describe(layer: Any) -> LayerSpec | None:
     if getattr(layer, "binary_terms", None) is not None:
         spec.binary_terms = layer.binary_terms
     return spec
+
+
+def _codebook_layer(layer: Any) -> LayerSpec | None:
+    """A layer that offers its kernel as it is shipped: of codewords, a sum of such, or hashed."""
+    if callable(getattr(layer, "codebook", None)):
+        codebook = layer.codebook()
+        _check_finite(layer, codebook.codewords)
+        return _with_kernel(layer, "codebook", _smaller(layer, codebook))
+    if callable(getattr(layer, "codebooks", None)):
+        codebooks = layer.codebooks()
+        for codebook in codebooks:
+            _check_finite(layer, codebook.codewords)
+        spec = _with_kernel(layer, "codebooks", codebooks[0])
+        return dataclasses.replace(spec, residuals=tuple(codebooks[1:]))
+    if callable(getattr(layer, "hashed_kernel", None)):
+        kernel = layer.hashed_kernel()
+        _check_finite(layer, kernel.values)
+        return _with_kernel(layer, "hashed", kernel)
+    return None
+
+
+def _smaller(layer: Any, codebook: Codebook) -> Codebook | SparseCodebook:
+    """Return one codebook of scalars with a fixed zero entropy-coded, where that is smaller."""
+    books, size, length = codebook.codewords.shape
+    if not getattr(layer, "fixed_zero", False) or (books, length) != (1, 1):
+        return codebook
+    if not 2 <= size <= 256:
+        return codebook
+    sparse = SparseCodebook.from_codebook(codebook)
+    return sparse if sparse.nbytes < codebook.nbytes else codebook
 
 
 def kernel_of(layer: Any) -> np.ndarray:

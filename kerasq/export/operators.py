@@ -1,4 +1,4 @@
-"""The four operators as TensorFlow functions: their exact meaning, and how they enter a file.
+"""The operators as TensorFlow functions: their exact meaning, and how they enter a file.
 
 Each function is ordinary TensorFlow that unpacks and computes. Decorated by :func:`fused`, the
 stock converter turns a call of it into one custom operator whose inputs are the arguments, whose
@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from kerasq.export.streams import sparse_kernel, unpack_stream
 from kerasq.layers.quantized import same_padding
+from kerasq.representations.codebook import ORDERS
+from kerasq.representations.hashed import hash_buckets, hash_signs
 
 VERSION = 1
 ACTIVATIONS = ("linear", "relu", "relu6")
@@ -141,24 +146,29 @@ def bitplane_dense(
     return fused("KerasqBitplaneDense", options, body)
 
 
-def codebook_conv2d(attributes: ConvAttributes, subvector: int, codewords: int, bits: int) -> Any:
+def codebook_conv2d(
+    attributes: ConvAttributes, subvector: int, codewords: int, bits: int, order: str = "position"
+) -> Any:
     """Convolution of codewords: ``y = act(multiplier · conv(x, decode(indices)) + bias)``.
 
     Args:
         attributes: geometry.
         subvector: length d of a codeword.
-        codewords: K, 1 to 256.
+        codewords: K, 1 to 65536.
         bits: bits of one index.
+        order: of the weights that sub-vectors cut, as of :class:`kerasq.representations.Codebook`.
 
     Returns:
         A function of the tensors, in the operator's order: x (N, H, W, Cin); codewords, float32 or
-        float16 (M or 1, K, d); indices, uint8 (kh·kw, M, bytes of Ct indices); multiplier and
-        bias (1 or Ct,). M = ceil(Cin / groups / d).
+        float16 (M or 1, K, d); indices, uint8 (kh·kw, M, bytes of Ct indices) with
+        M = ceil(Cin / groups / d), by channel (1, M, bytes) with M = ceil(kh·kw·Cin / groups / d);
+        multiplier and bias (1 or Ct,).
     """
-    options = attributes.options() | _codebook_options(subvector, codewords, bits)
+    options = attributes.options() | _codebook_options(subvector, codewords, bits, order)
 
     def body(x, codebook, indices, multiplier, bias):
-        return _codebook_convolution(attributes, bits, x, codebook, indices, multiplier, bias)
+        kernel = _codebook_kernel(attributes, bits, order, x, codebook, indices)
+        return _convolve(attributes, x, kernel, multiplier, bias)
 
     return fused("KerasqCodebookConv2D", options, body)
 
@@ -171,22 +181,128 @@ def codebook_dense(
     options = {
         "channels_out": channels_out,
         "activation": ACTIVATIONS.index(activation),
-        **_codebook_options(subvector, codewords, bits),
+        **_codebook_options(subvector, codewords, bits, "position"),
     }
 
     def body(x, codebook, indices, multiplier, bias):
-        return _as_rows(
-            x,
-            lambda rows: _codebook_convolution(
-                attributes, bits, rows, codebook, indices, multiplier, bias
-            ),
-        )
+        kernel = _codebook_kernel(attributes, bits, "position", x, codebook, indices)
+        return _as_rows(x, lambda rows: _convolve(attributes, rows, kernel, multiplier, bias))
 
     return fused("KerasqCodebookDense", options, body)
 
 
-def _codebook_options(subvector: int, codewords: int, bits: int) -> dict[str, int]:
-    return {"subvector": subvector, "codewords": codewords, "bits": bits, "tables": 0}
+def sparse_conv2d(
+    attributes: ConvAttributes, channels_in: int, codewords: int, entries: int, gap_bits: int
+) -> Any:
+    """Convolution of an entropy-coded sparse kernel: ``y = act(multiplier · conv(x, W) + bias)``.
+
+    Args:
+        attributes: geometry.
+        channels_in: input channels of a group.
+        codewords: K, 2 to 256.
+        entries: stored entries, fillers included.
+        gap_bits: width of a gap, 2 to 8.
+
+    Returns:
+        A function of the tensors, in the operator's order: x (N, H, W, Cin); what
+        :class:`kerasq.representations.SparseCodebook` stores, that is codewords, float32 or
+        float16 (K,), and uint8 gaps, gap_lengths, codes and code_lengths; multiplier and bias (1
+        or Ct,).
+    """
+    options = attributes.options() | _sparse_options(channels_in, codewords, entries, gap_bits)
+    shape = (*attributes.kernel_size, channels_in, attributes.channels_out)
+
+    def body(x, codebook, gaps, gap_lengths, codes, code_lengths, multiplier, bias):
+        stored = (codebook, gaps, gap_lengths, codes, code_lengths)
+        kernel = sparse_kernel(shape, entries, gap_bits, stored)
+        return _convolve(attributes, x, kernel, multiplier, bias)
+
+    return fused("KerasqSparseConv2D", options, body)
+
+
+def sparse_dense(
+    channels_out: int,
+    channels_in: int,
+    codewords: int,
+    entries: int,
+    gap_bits: int,
+    activation: str = "linear",
+) -> Any:
+    """Dense layer of a sparse kernel, as :func:`sparse_conv2d` on the last axis of x (..., Cin)."""
+    attributes = ConvAttributes((1, 1), channels_out, activation=activation)
+    options = {
+        "channels_out": channels_out,
+        "activation": ACTIVATIONS.index(activation),
+        **_sparse_options(channels_in, codewords, entries, gap_bits),
+    }
+    shape = (1, 1, channels_in, channels_out)
+
+    def body(x, codebook, gaps, gap_lengths, codes, code_lengths, multiplier, bias):
+        stored = (codebook, gaps, gap_lengths, codes, code_lengths)
+        kernel = sparse_kernel(shape, entries, gap_bits, stored)
+        return _as_rows(x, lambda rows: _convolve(attributes, rows, kernel, multiplier, bias))
+
+    return fused("KerasqSparseDense", options, body)
+
+
+def hashed_dense(
+    channels_out: int, channels_in: int, buckets: int, seed: int, activation: str = "linear"
+) -> Any:
+    """Dense layer of hashed weights: ``y = act(multiplier · (x @ W) + bias)``.
+
+    The hashes are not stored: they follow from the options.
+
+    Args:
+        channels_out: outputs.
+        channels_in: inputs.
+        buckets: N, real weights.
+        seed: of the hashes.
+        activation: "linear", "relu" or "relu6".
+
+    Returns:
+        A function of the tensors, in the operator's order: x (..., Cin); values, float32 (N,);
+        multiplier and bias (1 or Ct,).
+    """
+    attributes = ConvAttributes((1, 1), channels_out, activation=activation)
+    options = {
+        "channels_out": channels_out,
+        "activation": ACTIVATIONS.index(activation),
+        "channels_in": channels_in,
+        "buckets": buckets,
+        "seed": seed,
+    }
+
+    def body(x, values, multiplier, bias):
+        shape = (channels_in, channels_out)
+        index = np.where(hash_signs(shape, seed) > 0, 0, buckets) + hash_buckets(
+            shape, buckets, seed
+        )
+        signed = tf.concat([values, -values], axis=0)
+        kernel = tf.gather(signed, index.astype(np.int32))[None, None]
+        return _as_rows(x, lambda rows: _convolve(attributes, rows, kernel, multiplier, bias))
+
+    return fused("KerasqHashedDense", options, body)
+
+
+def _sparse_options(
+    channels_in: int, codewords: int, entries: int, gap_bits: int
+) -> dict[str, int]:
+    return {
+        "channels_in": channels_in,
+        "codewords": codewords,
+        "entries": entries,
+        "gap_bits": gap_bits,
+    }
+
+
+def _codebook_options(subvector: int, codewords: int, bits: int, order: str) -> dict[str, int]:
+    return {
+        "subvector": subvector,
+        "codewords": codewords,
+        "bits": bits,
+        "order": ORDERS.index(order),
+        "tables": 0,
+    }
 
 
 def _as_rows(x: tf.Tensor, convolve: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
@@ -196,15 +312,6 @@ def _as_rows(x: tf.Tensor, convolve: Callable[[tf.Tensor], tf.Tensor]) -> tf.Ten
     y_channels = y.shape[-1]
     shaped = tf.reshape(y, tf.concat([leading, [y_channels]], axis=0))
     return tf.ensure_shape(shaped, [*x.shape[:-1], y_channels])
-
-
-def unpack_stream(packed: tf.Tensor, bits: int, count: int) -> tf.Tensor:
-    """Unpack integers of a stream, least significant bit first: (..., bytes) -> int32 (..., n)."""
-    stream = tf.bitwise.right_shift(packed[..., None], tf.constant([*range(8)], tf.uint8)) & 1
-    leading = packed.shape[:-1]
-    stream = tf.reshape(tf.cast(stream, tf.int32), [*leading, -1])[..., : count * bits]
-    values = tf.reshape(stream, [*leading, count, bits])
-    return tf.reduce_sum(values * tf.constant([1 << i for i in range(bits)]), axis=-1)
 
 
 def _bitplane_convolution(
@@ -259,7 +366,7 @@ def _bitplane_convolution(
             for v, plane in parts
         ]
     )
-    return _activate(attributes.activation, total + bias)
+    return activate(attributes.activation, total + bias)
 
 
 def _bit(level_bits: tf.Tensor, plane: int) -> tf.Tensor:
@@ -270,16 +377,17 @@ def _level_planes(level_bits: tf.Tensor, count: int) -> list[tf.Tensor]:
     return [tf.cast(2 * _bit(level_bits, j) - 1, tf.float32) for j in range(count)]
 
 
-def _codebook_convolution(
+def _codebook_kernel(
     attributes: ConvAttributes,
     bits: int,
+    order: str,
     x: tf.Tensor,
     codebook: tf.Tensor,
     indices: tf.Tensor,
-    multiplier: tf.Tensor,
-    bias: tf.Tensor,
 ) -> tf.Tensor:
+    """Decode the kernel (kh, kw, Cin / groups, Ct)."""
     group_channels = x.shape[-1] // attributes.groups
+    taps, outputs = math.prod(attributes.kernel_size), attributes.channels_out
     books, size, length = codebook.shape
     subspaces = indices.shape[1]
     assigned = unpack_stream(indices, bits, attributes.channels_out)  # (positions, M, Ct)
@@ -287,11 +395,23 @@ def _codebook_convolution(
         assigned += size * tf.range(subspaces)[:, None]
     codewords = tf.reshape(tf.cast(codebook, tf.float32), [-1, length])
     vectors = tf.transpose(tf.gather(codewords, assigned), [0, 1, 3, 2])  # (positions, M, d, Ct)
-    kernel = tf.reshape(
-        vectors, [*attributes.kernel_size, subspaces * length, attributes.channels_out]
-    )
-    y = _conv2d(attributes, x, kernel[:, :, :group_channels])
-    return _activate(attributes.activation, multiplier * y + bias)
+    if order == "channel":
+        rows = tf.reshape(vectors, [subspaces * length, outputs])[: taps * group_channels]
+        kernel = tf.transpose(tf.reshape(rows, [group_channels, taps, outputs]), [1, 0, 2])
+    else:
+        kernel = tf.reshape(vectors, [taps, subspaces * length, outputs])[:, :group_channels]
+    return tf.reshape(kernel, [*attributes.kernel_size, group_channels, outputs])
+
+
+def _convolve(
+    attributes: ConvAttributes,
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    multiplier: tf.Tensor,
+    bias: tf.Tensor,
+) -> tf.Tensor:
+    y = _conv2d(attributes, x, kernel)
+    return activate(attributes.activation, multiplier * y + bias)
 
 
 def _conv2d(attributes: ConvAttributes, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -326,5 +446,6 @@ def pad_with(attributes: ConvAttributes, x: tf.Tensor, value: tf.Tensor) -> tf.T
     return tf.pad(x, sides) + (1.0 - inside) * value
 
 
-def _activate(activation: str, y: tf.Tensor) -> tf.Tensor:
+def activate(activation: str, y: tf.Tensor) -> tf.Tensor:
+    """Apply an activation by its name."""
     return {"linear": tf.identity, "relu": tf.nn.relu, "relu6": tf.nn.relu6}[activation](y)

@@ -10,12 +10,19 @@ import numpy as np
 import tensorflow as tf
 
 from kerasq.export import operators
-from kerasq.export.describe import LayerSpec, activation_name
+from kerasq.export.describe import LayerSpec, Representation, activation_name
 from kerasq.export.native import Grid, NativeOperator, integer_operator, native_operator
 from kerasq.export.operators import ConvAttributes
 from kerasq.export.thresholds import InputPlanes, bit_planes_of
 from kerasq.keras import keras
-from kerasq.representations import Affine, BitPlanes, Codebook, pack_bits
+from kerasq.representations import (
+    Affine,
+    BitPlanes,
+    Codebook,
+    HashedKernel,
+    SparseCodebook,
+    pack_bits,
+)
 
 Terms = Callable[[tf.Tensor], list[tuple[tf.Tensor, tf.Tensor]]]
 # The sign of the input, as planes of the operator.
@@ -162,11 +169,12 @@ def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform
         native = native_operator(spec, geometry, transform) if isinstance(kernel, Affine) else None
         if native is not None:
             return NativeLayer(spec, native, before, after)
-        operator, constants = _codebook(spec, kernel, geometry, transform)
+        kernels = (kernel, *spec.residuals)
+        operator, constants = _sum_of_kernels(spec, kernels, geometry, transform)
     return PackedLayer(spec, operator, constants, before, after)
 
 
-def packs_planes(kernel: Affine | BitPlanes | Codebook) -> bool:
+def packs_planes(kernel: Representation) -> bool:
     """Tell whether a kernel is bit planes where the inputs are."""
     if isinstance(kernel, Affine):
         return kernel.bits <= 3 and kernel.outlier_index is None
@@ -216,11 +224,11 @@ def _sum_of_terms(operator: Any, terms: Terms) -> Any:
 def _shifted_after(k_map: Any, transform: OutputTransform) -> tuple[Any, OutputTransform]:
     """Let shift and activation leave the operator, behind the XNOR-Net map where there is one."""
     shift = transform.shift
-    activate = {"linear": tf.identity, "relu": tf.nn.relu, "relu6": tf.nn.relu6}
-    activate = activate[transform.activation]
 
     def after(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        return activate((y if k_map is None else y * k_map(x)) + shift)
+        return operators.activate(
+            transform.activation, (y if k_map is None else y * k_map(x)) + shift
+        )
 
     return after, OutputTransform(transform.scale, np.zeros(1, np.float32), "linear")
 
@@ -281,6 +289,75 @@ def _explicit_padding(spec: LayerSpec, before: Any) -> tuple[Any, ConvAttributes
     return padded, dataclasses.replace(geometry, padding="valid")
 
 
+def _sum_of_kernels(
+    spec: LayerSpec,
+    kernels: tuple[Representation, ...],
+    geometry: ConvAttributes | None,
+    transform: OutputTransform,
+) -> tuple[Any, tuple]:
+    """Add the outputs of an operator for each kernel; the shift is the first one's."""
+    if len(kernels) == 1:
+        return _decoded(spec, kernels[0], geometry, transform)
+    none = np.zeros_like(transform.shift)
+    transforms = [OutputTransform(transform.scale, transform.shift, "linear")]
+    transforms += [OutputTransform(transform.scale, none, "linear")] * (len(kernels) - 1)
+    parts = [
+        _decoded(spec, kernel, geometry, own)
+        for kernel, own in zip(kernels, transforms, strict=True)
+    ]
+
+    def run(x: tf.Tensor, *constants: tf.Tensor) -> tf.Tensor:
+        rest = iter(constants)
+        terms = [operator(x, *(next(rest) for _ in stored)) for operator, stored in parts]
+        return operators.activate(transform.activation, tf.add_n(terms))
+
+    return run, tuple(constant for _, stored in parts for constant in stored)
+
+
+def _decoded(
+    spec: LayerSpec,
+    kernel: Representation,
+    geometry: ConvAttributes | None,
+    transform: OutputTransform,
+) -> tuple[Any, tuple]:
+    """Choose the operator of a kernel whose inputs are floats."""
+    if isinstance(kernel, SparseCodebook):
+        return _sparse(spec, kernel, geometry, transform)
+    if isinstance(kernel, HashedKernel):
+        return _hashed(kernel, transform)
+    return _codebook(spec, kernel, geometry, transform)
+
+
+def _sparse(
+    spec: LayerSpec,
+    kernel: SparseCodebook,
+    geometry: ConvAttributes | None,
+    transform: OutputTransform,
+) -> tuple[Any, tuple]:
+    sizes = (kernel.shape[-2], len(kernel.codewords), kernel.entries, kernel.gap_bits)
+    if geometry is None:
+        operator = operators.sparse_dense(spec.channels_out, *sizes, transform.activation)
+    else:
+        geometry = dataclasses.replace(geometry, activation=transform.activation)
+        operator = operators.sparse_conv2d(geometry, *sizes)
+    streams = (kernel.gaps, kernel.gap_lengths, kernel.codes, kernel.code_lengths)
+    return operator, (kernel.codewords, *streams, *_output(transform.scale, transform))
+
+
+def _hashed(kernel: HashedKernel, transform: OutputTransform) -> tuple[Any, tuple]:
+    inputs, outputs = kernel.shape
+    operator = operators.hashed_dense(
+        outputs, inputs, len(kernel.values), kernel.seed, transform.activation
+    )
+    return operator, (kernel.values, *_output(transform.scale, transform))
+
+
+def _output(scale: np.ndarray | None, transform: OutputTransform) -> tuple[np.ndarray, np.ndarray]:
+    """Return the multiplier and the bias of an operator."""
+    multiplier = np.ones(1, np.float32) if scale is None else scale
+    return np.ascontiguousarray(multiplier, np.float32), _shrunk(transform.shift)
+
+
 def _codebook(
     spec: LayerSpec,
     kernel: Affine | Codebook,
@@ -293,16 +370,10 @@ def _codebook(
         if channel_scale is not None:
             scale = channel_scale if scale is None else channel_scale * scale
     size, length = kernel.codewords.shape[1:]
-    if size > 256:
-        raise ValueError(
-            f"layer {spec.name!r} has codebooks of {size} codewords: the operators take 256 at most"
-        )
-    positions = int(np.prod(kernel.shape[:-2]))
     constants = (
         kernel.codewords,
-        kernel.packed.reshape(positions, *kernel.packed.shape[-2:]),
-        np.ones(1, np.float32) if scale is None else np.ascontiguousarray(scale, np.float32),
-        _shrunk(transform.shift),
+        kernel.packed,
+        *_output(scale, transform),
     )
     if geometry is None:
         operator = operators.codebook_dense(
@@ -310,7 +381,7 @@ def _codebook(
         )
     else:
         geometry = dataclasses.replace(geometry, activation=transform.activation)
-        operator = operators.codebook_conv2d(geometry, length, size, kernel.bits)
+        operator = operators.codebook_conv2d(geometry, length, size, kernel.bits, kernel.order)
     return operator, constants
 
 

@@ -17,11 +17,14 @@ from kerasq.export.operators import (
     bitplane_dense,
     codebook_conv2d,
     codebook_dense,
+    hashed_dense,
+    sparse_conv2d,
+    sparse_dense,
 )
 from kerasq.keras import keras
 from kerasq.layers import QuantConv2D, QuantDense, QuantDepthwiseConv2D
 from kerasq.quantizers import calibrate
-from kerasq.representations import pack_bits
+from kerasq.representations import SparseCodebook, pack_bits
 
 layers = keras.layers
 
@@ -94,10 +97,14 @@ def _codebook_tensors(
     codewords: int,
     shared: bool,
     dtype: str,
+    order: str = "position",
 ) -> list[np.ndarray]:
     outputs, positions = attributes.channels_out, int(np.prod(attributes.kernel_size))
-    subspaces = -(-channels_in // attributes.groups // subvector)
-    indices = rng.integers(0, codewords, (positions, subspaces, outputs), dtype=np.uint8)
+    length = channels_in // attributes.groups
+    if order == "channel":
+        positions, length = 1, positions * length
+    subspaces = -(-length // subvector)
+    indices = rng.integers(0, codewords, (positions, subspaces, outputs), dtype=np.uint16)
     return [
         _normal(rng, 1 if shared else subspaces, codewords, subvector).astype(dtype),
         pack_bits(indices, _index_bits(codewords)),
@@ -153,13 +160,14 @@ def codebook_conv(
     kernel: int = 3,
     shared: bool = False,
     dtype: str = "float32",
+    order: str = "position",
     **geometry: Any,
 ) -> Operator:
     """A convolution of random codewords."""
     geometry.setdefault("padding", "same")
     attributes = ConvAttributes((kernel, kernel), channels_out, **geometry)
-    function = codebook_conv2d(attributes, subvector, codewords, _index_bits(codewords))
-    book = (subvector, codewords, shared, dtype)
+    function = codebook_conv2d(attributes, subvector, codewords, _index_bits(codewords), order)
+    book = (subvector, codewords, shared, dtype, order)
     return Operator(function, _codebook_tensors(rng, channels_in, attributes, *book))
 
 
@@ -177,6 +185,46 @@ def codebook_fc(
     attributes = ConvAttributes((1, 1), channels_out)
     book = (subvector, codewords, shared, dtype)
     return Operator(function, _codebook_tensors(rng, channels_in, attributes, *book))
+
+
+def _sparse_tensors(
+    rng: np.random.Generator, shape: tuple[int, ...], codewords: int
+) -> tuple[SparseCodebook, list[np.ndarray]]:
+    numbers = rng.integers(1, codewords, shape) * (rng.random(shape) < 0.1)
+    values = np.append(np.float32(0), _normal(rng, codewords - 1))
+    kernel = SparseCodebook.from_assignments(values, numbers)
+    streams = [kernel.gaps, kernel.gap_lengths, kernel.codes, kernel.code_lengths]
+    outputs = [_positive(rng, shape[-1]), _normal(rng, shape[-1])]
+    return kernel, [kernel.codewords, *streams, *outputs]
+
+
+def sparse_conv(
+    rng: np.random.Generator, channels_in: int, channels_out: int, codewords: int, **geometry: Any
+) -> Operator:
+    """A convolution of a random entropy-coded kernel."""
+    attributes = ConvAttributes((3, 3), channels_out, padding="same", **geometry)
+    group = channels_in // attributes.groups
+    kernel, tensors = _sparse_tensors(rng, (3, 3, group, channels_out), codewords)
+    sizes = (group, codewords, kernel.entries, kernel.gap_bits)
+    return Operator(sparse_conv2d(attributes, *sizes), tensors)
+
+
+def sparse_fc(
+    rng: np.random.Generator, channels_in: int, channels_out: int, codewords: int
+) -> Operator:
+    """A dense layer of a random entropy-coded kernel."""
+    kernel, tensors = _sparse_tensors(rng, (channels_in, channels_out), codewords)
+    sizes = (channels_in, codewords, kernel.entries, kernel.gap_bits)
+    return Operator(sparse_dense(channels_out, *sizes), tensors)
+
+
+def hashed_fc(
+    rng: np.random.Generator, channels_in: int, channels_out: int, buckets: int
+) -> Operator:
+    """A dense layer of random hashed weights."""
+    function = hashed_dense(channels_out, channels_in, buckets, seed=2)
+    tensors = [_normal(rng, buckets), _positive(rng, channels_out), _normal(rng, channels_out)]
+    return Operator(function, tensors)
 
 
 def single(make: Callable[..., Operator], *shape: int, **options: Any) -> Callable[..., Case]:
@@ -336,6 +384,17 @@ MODELS: dict[str, Callable[[np.random.Generator], Case]] = {
     "codebook dense, half": single(
         codebook_fc, 2, 3, 30, channels_out=10, subvector=4, codewords=200, dtype="float16"
     ),
+    "codebook conv, by channel": single(
+        codebook_conv, 2, 9, 9, 24, channels_out=20, subvector=9, codewords=256, shared=True,
+        order="channel", groups=2,
+    ),
+    "codebook conv, K=1000": single(
+        codebook_conv, 2, 8, 8, 16, channels_out=20, subvector=4, codewords=1000, dtype="float16"
+    ),
+    "sparse conv": single(sparse_conv, 2, 9, 9, 24, channels_out=18, codewords=33, strides=(2, 2)),
+    "sparse conv, groups": single(sparse_conv, 1, 8, 8, 24, channels_out=12, codewords=9, groups=3),
+    "sparse dense": single(sparse_fc, 5, 131, channels_out=10, codewords=17),
+    "hashed dense": single(hashed_fc, 3, 77, channels_out=50, buckets=400),
     "codebook network": codebook_network,
     "binary network": binary_network,
     "binary layers": binary_layers,

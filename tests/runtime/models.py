@@ -13,6 +13,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from kerasq.export import operators
 from kerasq.keras import keras
+from kerasq.representations import SparseCodebook
 
 
 class Operator(keras.layers.Layer):
@@ -71,18 +72,76 @@ def codebook_constants(rng, taps, channels_in, channels_out, subvector, codeword
     ]
 
 
-def codebook_conv(rng, channels_in, channels_out, subvector=2, codewords=5, bits=3, **attributes):
+def codebook_conv(
+    rng,
+    channels_in,
+    channels_out,
+    subvector=2,
+    codewords=5,
+    bits=3,
+    order="position",
+    **attributes,
+):
     """A random KerasqCodebookConv2D; 5 codewords of 3 bits leave indices that point past them."""
     attributes = operators.ConvAttributes((3, 3), channels_out, **{"padding": "same"} | attributes)
     group = channels_in // attributes.groups
-    constants = codebook_constants(rng, 9, group, channels_out, subvector, codewords, bits)
-    return Operator(operators.codebook_conv2d(attributes, subvector, codewords, bits), constants)
+    taps, length = (1, 9 * group) if order == "channel" else (9, group)
+    constants = codebook_constants(rng, taps, length, channels_out, subvector, codewords, bits)
+    function = operators.codebook_conv2d(attributes, subvector, codewords, bits, order)
+    return Operator(function, constants)
 
 
 def codebook_dense(rng, channels_in, channels_out, subvector=2, codewords=5, bits=3):
     """A random KerasqCodebookDense."""
     constants = codebook_constants(rng, 1, channels_in, channels_out, subvector, codewords, bits)
     return Operator(operators.codebook_dense(channels_out, subvector, codewords, bits), constants)
+
+
+def sparse_representation(rng, shape, codewords=9, density=0.2):
+    """A random SparseCodebook."""
+    numbers = rng.integers(1, codewords, shape)
+    values = np.append(0, rng.standard_normal(codewords - 1)).astype(np.float32)
+    numbers = np.where(rng.random(shape) < density, numbers, 0)
+    return SparseCodebook.from_assignments(values, numbers)
+
+
+def sparse_constants(rng, kernel, channels_out):
+    streams = (kernel.gaps, kernel.gap_lengths, kernel.codes, kernel.code_lengths)
+    return [
+        kernel.codewords,
+        *streams,
+        rng.standard_normal(channels_out).astype(np.float32),
+        rng.standard_normal(channels_out).astype(np.float32),
+    ]
+
+
+def sparse_conv(rng, channels_in, channels_out, codewords=9, density=0.2, **attributes):
+    """A random KerasqSparseConv2D."""
+    attributes = operators.ConvAttributes((3, 3), channels_out, **{"padding": "same"} | attributes)
+    group = channels_in // attributes.groups
+    kernel = sparse_representation(rng, (3, 3, group, channels_out), codewords, density)
+    function = operators.sparse_conv2d(
+        attributes, group, codewords, kernel.entries, kernel.gap_bits
+    )
+    return Operator(function, sparse_constants(rng, kernel, channels_out))
+
+
+def sparse_dense(rng, channels_in, channels_out, codewords=9, density=0.2):
+    """A random KerasqSparseDense."""
+    kernel = sparse_representation(rng, (channels_in, channels_out), codewords, density)
+    function = operators.sparse_dense(
+        channels_out, channels_in, codewords, kernel.entries, kernel.gap_bits
+    )
+    return Operator(function, sparse_constants(rng, kernel, channels_out))
+
+
+def hashed_dense(rng, channels_in, channels_out, buckets=50, seed=2):
+    """A random KerasqHashedDense."""
+    constants = [
+        rng.standard_normal(size).astype(np.float32)
+        for size in (buckets, channels_out, channels_out)
+    ]
+    return Operator(operators.hashed_dense(channels_out, channels_in, buckets, seed), constants)
 
 
 def sequential(shape, *layers):

@@ -54,6 +54,10 @@ def contents():
         "bitplane": models.bitplane_conv(rng, 5, 7, input_planes=2),
         "bitplane_dense": models.bitplane_dense(rng, 5, 7),
         "codebook": models.codebook_conv(rng, 5, 6),
+        "sparse": models.sparse_conv(rng, 5, 6),
+        "sparse_dense": models.sparse_dense(rng, 5, 40),
+        "hashed": models.hashed_dense(rng, 5, 40),
+        "codebook_by_channel": models.codebook_conv(rng, 5, 6, 4, 300, 9, "channel"),
     }
     return {
         name: models.convert(models.sequential((6, 6, 5), layer)) for name, layer in layers.items()
@@ -119,6 +123,20 @@ def fill(position, value):
     return damage
 
 
+def damaged_bytes(position, value):
+    def damage(file):
+        file.data(position)[:] = value
+
+    return damage
+
+
+def as_matrix(position):
+    def damage(file):
+        file.tensor(position).shape = np.array([1, len(file.data(position))], np.int32)
+
+    return damage
+
+
 DAMAGES = [
     ("bitplane", truncate(0), "no custom options"),
     ("bitplane", truncate(1), "truncated or malformed"),
@@ -160,11 +178,51 @@ DAMAGES = [
     ("bitplane", shape(0, 1, 6, 6, 6), "shape"),
     ("bitplane_dense", shape(0, 1, 6, 6, 9), "planes has shape"),
     ("codebook", index_past_codebook, "index|codeword"),
-    ("codebook", option(codewords=300), "'codewords' is 300"),
+    ("codebook", option(codewords=70000), "'codewords' is 70000"),
+    ("codebook", option(order=None), "'order' is missing"),
+    ("codebook", option(order=2), "'order' is 2"),
+    ("codebook", option(order=1), "codewords has shape .3, 5, 2., expected .1 or 23, 5, 2."),
+    ("codebook_by_channel", index_past_codebook, "index is 511, past its codebook of 300"),
+    (
+        "codebook_by_channel",
+        option(order=0),
+        "codewords has shape .12, 300, 4., expected .1 or 2, ",
+    ),
+    ("codebook_by_channel", option(bits=8), "'bits' is 8, expected 9 to 9"),
+    ("codebook_by_channel", option(kernel_h=2**20, kernel_w=2**20), "more than 2.30 elements"),
+    ("codebook_by_channel", option(channels_out=2**20), "indices has shape"),
     ("codebook", option(codewords=9), "'bits' is 3, expected 4 to 4"),
     ("codebook", option(subvector=0), "'subvector' is 0"),
     ("codebook", option(subvector=3), "codewords has shape .3, 5, 2., expected .1 or 2, 5, 3."),
     ("codebook", option(tables=1), "'tables' is 1"),
+    ("sparse", option(entries=0), "gaps: it has [0-9]+ bytes, too many for 0 symbols"),
+    ("sparse", option(entries=10**6), "gaps: it has [0-9]+ bytes, too few for 1000000 symbols"),
+    ("sparse", option(entries=-1), "'entries' is -1"),
+    ("sparse", option(gap_bits=8), "gaps' lengths has shape"),
+    ("sparse", option(gap_bits=9), "'gap_bits' is 9"),
+    ("sparse", option(codewords=11), "codewords has shape .9., expected .11."),
+    ("sparse", option(codewords=1), "'codewords' is 1"),
+    ("sparse", option(channels_in=4), "of 4 input channels a group, but its input has 5"),
+    ("sparse", option(channels_in=None), "'channels_in' is missing"),
+    ("sparse", option(channels_out=5), "multiplier has shape .6., expected .1 or 5."),
+    ("sparse", option(kernel_h=1), "gaps: entry [0-9]+ lies past its 90 weights"),
+    ("sparse", option(kernel_h=2**20, kernel_w=2**20), "more than 2.30 elements"),
+    ("sparse", fill(1, 1.0), "first codeword must be 0"),
+    ("sparse", fill(1, np.nan), "first codeword must be 0"),
+    ("sparse", damaged_bytes(3, 0x11), "gaps: its Huffman code is over-subscribed"),
+    ("sparse", damaged_bytes(3, 0), "gaps: its Huffman code is incomplete"),
+    ("sparse", damaged_bytes(5, 0xFF), "codes: its Huffman code is incomplete"),
+    ("sparse", as_matrix(2), "gaps has shape .1, [0-9]+., expected one dimension"),
+    ("sparse", shape(4, 2**30), ""),
+    ("sparse", no_constant(2), "gaps must be a constant"),
+    ("sparse", element_type(4, schema.TensorType.INT8), "codes has type int8"),
+    ("sparse", drop_input, "7 inputs, expected 8"),
+    ("sparse_dense", shape(0, 1, 6, 6, 9), "of 5 input channels a group, but its input has 9"),
+    ("hashed", option(buckets=51), "values has shape .50., expected .51."),
+    ("hashed", option(buckets=0), "'buckets' is 0"),
+    ("hashed", option(seed=-1), "'seed' is -1"),
+    ("hashed", option(channels_in=6), "of 6 input channels"),
+    ("hashed", no_constant(1), "values must be a constant"),
     ("codebook", element_type(1, schema.TensorType.INT32), "codewords has type int32"),
     ("codebook", no_constant(4), "bias must be a constant"),
 ]
@@ -188,7 +246,9 @@ def test_undamaged_files(contents, tmp_path):
     assert run(tmp_path, *packed) == ["no error"] * len(packed)
 
 
-@pytest.mark.parametrize("name", ["bitplane", "codebook"])
+@pytest.mark.parametrize(
+    "name", ["bitplane", "codebook", "codebook_by_channel", "sparse", "hashed"]
+)
 def test_random_damage_never_crashes(contents, tmp_path, rng, name):
     damaged = []
     for _ in range(60):
@@ -197,5 +257,17 @@ def test_random_damage_never_crashes(contents, tmp_path, rng, name):
         places = rng.integers(0, len(options), rng.integers(1, 4))
         options[places] = rng.integers(0, 256, len(places))
         file.operator.customOptions = options
+        damaged.append(file.pack())
+    assert len(run(tmp_path, *damaged)) == len(damaged)
+
+
+@pytest.mark.parametrize("position", [2, 3, 4, 5])
+def test_random_damage_of_entropy_codes_never_crashes(contents, tmp_path, rng, position):
+    damaged = []
+    for _ in range(40):
+        file = models.File(contents["sparse"])
+        data = file.data(position)
+        places = rng.integers(0, len(data), rng.integers(1, 4))
+        data[places] = rng.integers(0, 256, len(places))
         damaged.append(file.pack())
     assert len(run(tmp_path, *damaged)) == len(damaged)

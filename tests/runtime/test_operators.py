@@ -42,6 +42,19 @@ def test_codebook_conv(rng, name, subvector):
     assert_kernel_equals_body(models.sequential((9, 10, 6), layer), x)
 
 
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    ("order", "subvector", "bits"), [("channel", 4, 3), ("channel", 9, 10), ("position", 2, 9)]
+)
+def test_codebooks_that_are_decoded(rng, name, order, subvector, bits):
+    codewords = 2**bits - 3
+    layer = models.codebook_conv(
+        rng, 6, 12, subvector, codewords, bits, order, **CONVOLUTIONS[name]
+    )
+    x = rng.standard_normal((2, 9, 10, 6)).astype(np.float32)
+    assert_kernel_equals_body(models.sequential((9, 10, 6), layer), x)
+
+
 @pytest.mark.parametrize("channels", [(1, 1), (7, 9), (33, 65)])
 def test_any_number_of_channels(rng, channels):
     x = rng.standard_normal((3, channels[0])).astype(np.float32)
@@ -49,5 +62,6 @@ def test_any_number_of_channels(rng, channels):
         models.bitplane_dense(rng, *channels, input_planes=1),
         models.bitplane_dense(rng, *channels, input_planes=3),
         models.codebook_dense(rng, *channels, 8, 256, 8),
+        models.codebook_dense(rng, *channels, 2, 65536, 16),
     ):
         assert_kernel_equals_body(models.sequential((channels[0],), layer), x)

@@ -107,30 +107,40 @@ std::string CheckCodebook(const ConvGeometry& g, const CodebookWeights& w) {
   if (w.subvector < 1) {
     return "subvector must be at least 1, not " + std::to_string(w.subvector);
   }
-  if (w.codewords < 1 || w.codewords > 256) {
-    return "codewords must be 1 to 256, not " + std::to_string(w.codewords);
+  if (w.codewords < 1 || w.codewords > kMaxCodewords) {
+    return "codewords must be 1 to 65536, not " + std::to_string(w.codewords);
   }
-  if (w.bits < 1 || w.bits > 8 || w.codewords > 1 << w.bits || w.codewords <= (1 << w.bits) / 2) {
+  if (w.bits < 1 || w.bits > 16 || w.codewords > 1 << w.bits || w.codewords <= (1 << w.bits) / 2) {
     if (w.codewords != 1 || w.bits != 1) {
       return std::to_string(w.bits) + " bits do not fit " + std::to_string(w.codewords) +
              " codewords";
     }
   }
-  if (w.subspaces != CeilDiv(g.group_in(), w.subvector)) {
+  const int64_t length = int64_t{g.group_in()} * (w.by_channel ? g.taps() : 1);
+  if (w.subspaces != CeilDiv64(length, w.subvector)) {
     return "the indices have " + std::to_string(w.subspaces) + " sub-spaces, the input " +
-           std::to_string(CeilDiv(g.group_in(), w.subvector));
-  }
-  if ((w.multiplier_size != 1 && w.multiplier_size != g.out_c) ||
-      (w.bias_size != 1 && w.bias_size != g.out_c)) {
-    return "multiplier and bias must have 1 or " + std::to_string(g.out_c) + " elements";
-  }
-  if (Product({w.subspaces, w.codewords, w.subvector}) > kMaxProduct) {
-    return "more than 2^30 elements in the codebooks";
+           std::to_string(CeilDiv64(length, w.subvector));
   }
   if (w.codebooks != 1 && w.codebooks != w.subspaces) {
     return "there must be 1 codebook or one a sub-space, not " + std::to_string(w.codebooks);
   }
+  if (Product({w.codebooks, w.codewords, w.subvector}) > kMaxProduct) {
+    return "more than 2^30 elements in the codebooks";
+  }
+  return CheckOutput(g, w.multiplier_size, w.bias_size);
+}
+
+std::string CheckOutput(const ConvGeometry& g, int multiplier_size, int bias_size) {
+  if ((multiplier_size != 1 && multiplier_size != g.out_c) ||
+      (bias_size != 1 && bias_size != g.out_c)) {
+    return "multiplier and bias must have 1 or " + std::to_string(g.out_c) + " elements";
+  }
   return "";
+}
+
+std::string PastCodebook(int index, int codewords) {
+  return "an index is " + std::to_string(index) + ", past its codebook of " +
+         std::to_string(codewords) + " codewords";
 }
 
 }  // namespace kerasq

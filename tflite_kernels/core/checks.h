@@ -13,8 +13,14 @@ constexpr int kMaxInputPlanes = 8;
 
 std::string CheckGeometry(const ConvGeometry& geometry);
 std::string CheckBitplane(const ConvGeometry& geometry, const BitplaneWeights& weights);
+constexpr int kMaxCodewords = 1 << 16;
+
 // All but the indices, which are checked as they are unpacked.
 std::string CheckCodebook(const ConvGeometry& geometry, const CodebookWeights& weights);
+// Of multiplier and bias.
+std::string CheckOutput(const ConvGeometry& geometry, int multiplier_size, int bias_size);
+// What is wrong with an index that a codebook of `codewords` does not have.
+std::string PastCodebook(int index, int codewords);
 
 }  // namespace kerasq
 

@@ -7,6 +7,7 @@
 #include "core/kernels.h"
 #include "core/lookup_conv.h"
 #include "core/operator_classes.h"
+#include "core/output_transform.h"
 #include "core/packed_codebook.h"
 #include "core/values.h"
 
@@ -38,14 +39,14 @@ class CodebookConv : public ConvOperator {
 
   void Run(const ConvGeometry& g, const float* input, float* output, void* scratch,
            ThreadPool* pool) const override {
-    const OutputTransform transform = {weights_.multiplier, weights_.multiplier_size, weights_.bias,
-                                       weights_.bias_size, weights_.activation};
+    const OutputTransform transform = TransformOf(weights_);
     if (UsesLookUp(g)) {
       LookUpConv(LookUpPlan(g, book_), book_, kernels_, transform, input, output, scratch, pool);
       return;
     }
     const auto decode = [&](int first, int count, int begin, int end, float* panel) {
       Decode(g, first, count, begin, end, panel);
+      return panel;
     };
     GemmConv(g, kernels_, decode, PanelDepth(g, weights_.subvector), transform, 0.0f, input, output,
              scratch, pool);

@@ -1,5 +1,6 @@
 // One input channel a group: lanes are channels.
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/kernels.h"
@@ -24,10 +25,10 @@ struct DepthwiseModel {
 
 class DepthwiseConv : public ConvOperator {
  public:
-  DepthwiseConv(const ConvGeometry& g, const char* name, DepthwiseModel model)
+  DepthwiseConv(const ConvGeometry& g, const std::string& name, DepthwiseModel model)
       : kernels_(SelectKernels()),
         model_(std::move(model)),
-        name_(std::string(name) + kernels_.isa),
+        name_(name + kernels_.isa),
         padding_(g.in_c, model_.pad_value) {
     if (!model_.levels.empty()) Quantize(padding_.data(), 1, g.in_c, padding_.data());
   }
@@ -154,23 +155,29 @@ std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& g, const Bit
 
 std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& g, const CodebookWeights& w,
                                                 const PackedCodebook& book) {
-  DepthwiseModel model;
-  model.weights.resize(static_cast<size_t>(g.taps()) * g.out_c);
+  std::vector<float> weights(static_cast<size_t>(g.taps()) * g.out_c);
   for (int c = 0; c < g.out_c; ++c) {
     const int lane = c % g.group_out();
     const int block = c / g.group_out() * book.blocks() + lane / kLookUpChannels;
     for (int t = 0; t < g.taps(); ++t) {
       const int index = book.indices(block, t / g.kernel_w,
                                      0)[t % g.kernel_w * kLookUpChannels + lane % kLookUpChannels];
-      model.weights[static_cast<size_t>(t) * g.out_c + c] =
-          book.codewords(0)[index * book.subvector()];
+      weights[static_cast<size_t>(t) * g.out_c + c] = book.codewords(0)[index * book.subvector()];
     }
   }
-  model.multiplier.assign(w.multiplier, w.multiplier + w.multiplier_size);
-  model.bias = w.bias;
-  model.bias_size = w.bias_size;
-  model.activation = w.activation;
-  return std::make_unique<DepthwiseConv>(g, "codebook_depthwise_", std::move(model));
+  return MakeDepthwiseConv(g, "codebook", std::move(weights), TransformOf(w));
+}
+
+std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& g, const std::string& name,
+                                                std::vector<float> weights,
+                                                const OutputTransform& transform) {
+  DepthwiseModel model;
+  model.weights = std::move(weights);
+  model.multiplier.assign(transform.multiplier, transform.multiplier + transform.multiplier_size);
+  model.bias = transform.bias;
+  model.bias_size = transform.bias_size;
+  model.activation = transform.activation;
+  return std::make_unique<DepthwiseConv>(g, name + "_depthwise_", std::move(model));
 }
 
 }  // namespace kerasq

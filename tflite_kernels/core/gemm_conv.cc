@@ -114,12 +114,12 @@ void GemmConv(const ConvGeometry& g, const Kernels& kernels, const DecodePanel& 
     std::memset(sums, 0, sizeof(float) * layout.sums);
     for (int begin = 0; begin < g.group_in(); begin += panel_depth) {
       const int end = std::min(begin + panel_depth, g.group_in());
-      decode(first, count, begin, end, panel);
+      const float* weights = decode(first, count, begin, end, panel);
       const float* channels = input + group * g.group_in() + begin;
       Position position;
       for (int64_t p = 0; p < Positions(g); p += kGemmRows) {
         FindPixels(g, channels, &position, padding, pixels);
-        kernels.gemm_6x16(pixels, panel, g.taps(), end - begin, sums + p * kPanelChannels);
+        kernels.gemm_6x16(pixels, weights, g.taps(), end - begin, sums + p * kPanelChannels);
       }
     }
     WriteOutputs(g, transform, first, count, sums, output);

@@ -13,7 +13,9 @@ namespace kerasq {
 // Decodes the kernels of output channels first .. first + count - 1 (at most 16, all of one group)
 // for the input channels begin .. end - 1 of the group:
 // panel[(tap * (end - begin) + i) * 16 + l]. Lanes from `count` on are not read.
-using DecodePanel = std::function<void(int first, int count, int begin, int end, float* panel)>;
+// Returns the panel: `panel`, or memory of its own.
+using DecodePanel =
+    std::function<const float*(int first, int count, int begin, int end, float* panel)>;
 
 // Input channels a panel holds; a multiple of `multiple`.
 int PanelDepth(const ConvGeometry& geometry, int multiple);

@@ -3,9 +3,11 @@
 #define KERASQ_CORE_OPERATOR_CLASSES_H_
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/operators.h"
+#include "core/output_transform.h"
 #include "core/packed_codebook.h"
 
 namespace kerasq {
@@ -33,6 +35,10 @@ std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& geometry,
 std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& geometry,
                                                 const CodebookWeights& weights,
                                                 const PackedCodebook& book);
+// `weights` are [taps][out_c].
+std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& geometry,
+                                                const std::string& name, std::vector<float> weights,
+                                                const OutputTransform& transform);
 
 }  // namespace kerasq
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/checks.h"
+#include "core/decoded_conv.h"
 #include "core/kernels.h"
 #include "core/operator_classes.h"
 
@@ -24,10 +25,15 @@ std::unique_ptr<ConvOperator> MakeCodebookConv(const ConvGeometry& g, const Code
   if (error->empty()) *error = CheckCodebook(g, w);
   if (error->empty()) *error = CheckIsa();
   if (!error->empty()) return nullptr;
+  if (w.codewords > kMaxLookUpCodewords || (w.by_channel && g.taps() > 1)) {
+    *error = DecodedKernel::Check(g);
+    if (!error->empty()) return nullptr;
+    const auto kernel = DecodeCodebook(g, w, error);
+    return kernel ? MakeDecodedConv(g, "codebook", std::move(*kernel), TransformOf(w)) : nullptr;
+  }
   PackedCodebook book(g, w);
   if (book.largest_index() >= w.codewords) {
-    *error = "an index is " + std::to_string(book.largest_index()) + ", past its codebook of " +
-             std::to_string(w.codewords) + " codewords";
+    *error = PastCodebook(book.largest_index(), w.codewords);
     return nullptr;
   }
   if (g.group_in() == 1) return MakeDepthwiseConv(g, w, book);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "core/huffman.h"
 #include "core/thread_pool.h"
 
 namespace kerasq {
@@ -48,20 +49,54 @@ struct BitplaneWeights {
   int input_basis_size;
 };
 
-// y = act(multiplier conv(x, W) + bias), W[p, m d + j, c] = codewords[m or 0][index[p, m, c]][j].
+// y = act(multiplier conv(x, W) + bias), W[p, m d + j, c] = codewords[m or 0][index[p, m, c]][j];
+// by channel W[r % taps, r / taps, c] = codewords[m or 0][index[m, c]][j], where r = m d + j.
 struct CodebookWeights {
+  bool by_channel;
   int subvector, codewords, bits;
   int codebooks;  // subspaces, or 1 shared by all
   int subspaces;
   Activation activation;
   const void* codeword_data;  // float or IEEE half, [codebooks][codewords][subvector]
   bool codewords_are_f16;
-  const uint8_t* indices;  // [taps][subspaces][ceil(out_c * bits / 8)]
+  const uint8_t* indices;  // [taps or 1][subspaces][ceil(out_c * bits / 8)]
   const float* multiplier;
   int multiplier_size;
   const float* bias;
   int bias_size;
 };
+
+// y = act(multiplier conv(x, W) + bias). W in the order output, input channel of the group, row,
+// column is zero but where an entry lies: entry e comes gap[e] weights after the one before, and
+// is codewords[code[e]].
+struct SparseWeights {
+  Activation activation;
+  const void* codeword_data;  // float or IEEE half, [code.alphabet], the first 0
+  bool codewords_are_f16;
+  int64_t entries;
+  HuffmanCode gap_code, code;
+  HuffmanStream gaps, codes;
+  const float* multiplier;
+  int multiplier_size;
+  const float* bias;
+  int bias_size;
+};
+
+// y = act(multiplier W x + bias): W is HashedWeight.
+struct HashedWeights {
+  Activation activation;
+  int seed;
+  const float* values;  // [buckets]
+  int buckets;
+  const float* multiplier;
+  int multiplier_size;
+  const float* bias;
+  int bias_size;
+};
+
+// values[h("<output>_<input>idxW") mod buckets], and minus it where h("<output>_<input>xiW") is
+// even; h is xxHash of 32 bits.
+float HashedWeight(const HashedWeights& weights, int input, int output);
 
 // A convolution with packed weights. Run may be called by several threads at once, each with
 // scratch of its own.
@@ -83,6 +118,10 @@ std::unique_ptr<ConvOperator> MakeBitplaneConv(const ConvGeometry& geometry,
                                                const BitplaneWeights& weights, std::string* error);
 std::unique_ptr<ConvOperator> MakeCodebookConv(const ConvGeometry& geometry,
                                                const CodebookWeights& weights, std::string* error);
+std::unique_ptr<ConvOperator> MakeSparseConv(const ConvGeometry& geometry,
+                                             const SparseWeights& weights, std::string* error);
+std::unique_ptr<ConvOperator> MakeHashedConv(const ConvGeometry& geometry,
+                                             const HashedWeights& weights, std::string* error);
 
 }  // namespace kerasq
 

@@ -21,6 +21,11 @@ struct OutputTransform {
   }
 };
 
+template <typename Weights>
+OutputTransform TransformOf(const Weights& w) {
+  return {w.multiplier, w.multiplier_size, w.bias, w.bias_size, w.activation};
+}
+
 }  // namespace kerasq
 
 #endif  // KERASQ_CORE_OUTPUT_TRANSFORM_H_

@@ -31,7 +31,7 @@ PackedCodebook::PackedCodebook(const ConvGeometry& g, const CodebookWeights& w)
     for (int m = 0; m < w.subspaces; ++m) {
       const uint8_t* row = w.indices + (static_cast<int64_t>(t) * w.subspaces + m) * row_bytes;
       for (int c = 0; c < g.out_c; ++c) {
-        const uint8_t index = StreamElement(row, c, w.bits);
+        const auto index = static_cast<uint8_t>(StreamElement(row, c, w.bits));
         const int in_group = c % g.group_out();
         const int block = c / g.group_out() * blocks_ + in_group / kLookUpChannels;
         const int64_t tap_row = indices(block, t / g.kernel_w, m) - indices_.data();

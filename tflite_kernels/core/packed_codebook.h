@@ -9,6 +9,9 @@
 
 namespace kerasq {
 
+constexpr int kMaxLookUpCodewords = 256;
+
+// Of at most kMaxLookUpCodewords codewords each, by position.
 class PackedCodebook {
  public:
   PackedCodebook(const ConvGeometry& geometry, const CodebookWeights& weights);

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "core/output_transform.h"
 #include "core/values.h"
 
 namespace kerasq {
@@ -56,6 +57,41 @@ float WeightValue(const BitplaneWeights& w, const ConvGeometry& g, int c, int64_
   return value;
 }
 
+// Padded with zeros; weight(tap, input channel of the group, output channel).
+template <typename Weight>
+void ReferenceConv(const ConvGeometry& g, const OutputTransform& transform, const float* input,
+                   float* output, Weight weight) {
+  const int depth = g.group_in();
+  ForOutputs(g, input, output, [&](const float* image, int oy, int ox, int c) {
+    const int first = c / g.group_out() * depth;
+    double sum = 0.0;
+    ForTaps(g, oy, ox, [&](int tap, int y, int x, bool inside) {
+      const float* pixel = image + (static_cast<int64_t>(y) * g.in_w + x) * g.in_c + first;
+      for (int i = 0; inside && i < depth; ++i) {
+        sum += static_cast<double>(pixel[i]) * weight(tap, i, c);
+      }
+    });
+    return transform.Apply(static_cast<float>(sum), c);
+  });
+}
+
+// The symbols of a valid stream, bit by bit.
+std::vector<int> ReferenceHuffman(const HuffmanCode& code, const HuffmanStream& stream,
+                                  int64_t count) {
+  std::vector<int> symbols;
+  for (int64_t at = 0; static_cast<int64_t>(symbols.size()) < count;) {
+    int offset = 0, found = -1;  // of the bits so far past the first code of their length
+    for (int length = 1; found < 0; ++length, ++at) {
+      offset = 2 * offset + (stream.bytes[at / 8] >> at % 8 & 1);
+      for (int symbol = 0; symbol < code.alphabet && found < 0; ++symbol) {
+        if (code.length(symbol) == length && offset-- == 0) found = symbol;
+      }
+    }
+    symbols.push_back(found);
+  }
+  return symbols;
+}
+
 }  // namespace
 
 void ReferenceBitplaneConv(const ConvGeometry& g, const BitplaneWeights& w, const float* input,
@@ -80,26 +116,40 @@ void ReferenceBitplaneConv(const ConvGeometry& g, const BitplaneWeights& w, cons
 
 void ReferenceCodebookConv(const ConvGeometry& g, const CodebookWeights& w, const float* input,
                            float* output) {
-  const int depth = g.group_in();
   const int64_t row_bytes = CeilDiv64(static_cast<int64_t>(g.out_c) * w.bits, 8);
-  ForOutputs(g, input, output, [&](const float* image, int oy, int ox, int c) {
-    const int first = c / g.group_out() * depth;
-    double sum = 0.0;
-    ForTaps(g, oy, ox, [&](int tap, int y, int x, bool inside) {
-      if (!inside) return;
-      for (int i = 0; i < depth; ++i) {
-        const int m = i / w.subvector;
-        const uint8_t* row = w.indices + (static_cast<int64_t>(tap) * w.subspaces + m) * row_bytes;
-        const int64_t codeword = static_cast<int64_t>(w.codebooks == 1 ? 0 : m) * w.codewords +
-                                 StreamElement(row, c, w.bits);
-        sum += static_cast<double>(
-                   image[(static_cast<int64_t>(y) * g.in_w + x) * g.in_c + first + i]) *
-               CodewordElement(w, codeword * w.subvector + i % w.subvector);
-      }
-    });
-    const float y = Broadcast(w.multiplier, w.multiplier_size, c) * static_cast<float>(sum);
-    return Activate(w.activation, y + Broadcast(w.bias, w.bias_size, c));
+  ReferenceConv(g, TransformOf(w), input, output, [&](int tap, int i, int c) {
+    const int position = w.by_channel ? 0 : tap;
+    const int r = w.by_channel ? i * g.taps() + tap : i;
+    const int m = r / w.subvector;
+    const uint8_t* row = w.indices + (int64_t{position} * w.subspaces + m) * row_bytes;
+    const int64_t codeword = static_cast<int64_t>(w.codebooks == 1 ? 0 : m) * w.codewords +
+                             StreamElement(row, c, w.bits);
+    return CodewordElement(w, codeword * w.subvector + r % w.subvector);
   });
+}
+
+void ReferenceSparseConv(const ConvGeometry& g, const SparseWeights& w, const float* input,
+                         float* output) {
+  const std::vector<int> gaps = ReferenceHuffman(w.gap_code, w.gaps, w.entries);
+  const std::vector<int> codes = ReferenceHuffman(w.code, w.codes, w.entries);
+  CodebookWeights book = {};
+  book.codeword_data = w.codeword_data;
+  book.codewords_are_f16 = w.codewords_are_f16;
+  std::vector<float> flat(static_cast<size_t>(g.taps()) * g.group_in() * g.out_c);
+  int64_t position = -1;
+  for (size_t e = 0; e < gaps.size(); ++e) {
+    position += gaps[e] + 1;
+    flat[position] = CodewordElement(book, codes[e]);
+  }
+  ReferenceConv(g, TransformOf(w), input, output, [&](int tap, int i, int c) {
+    return flat[(static_cast<int64_t>(c) * g.group_in() + i) * g.taps() + tap];
+  });
+}
+
+void ReferenceHashedConv(const ConvGeometry& g, const HashedWeights& w, const float* input,
+                         float* output) {
+  ReferenceConv(g, TransformOf(w), input, output,
+                [&](int, int i, int c) { return HashedWeight(w, i, c); });
 }
 
 }  // namespace kerasq

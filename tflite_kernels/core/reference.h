@@ -10,6 +10,10 @@ void ReferenceBitplaneConv(const ConvGeometry& geometry, const BitplaneWeights& 
                            const float* input, float* output);
 void ReferenceCodebookConv(const ConvGeometry& geometry, const CodebookWeights& weights,
                            const float* input, float* output);
+void ReferenceSparseConv(const ConvGeometry& geometry, const SparseWeights& weights,
+                         const float* input, float* output);
+void ReferenceHashedConv(const ConvGeometry& geometry, const HashedWeights& weights,
+                         const float* input, float* output);
 
 }  // namespace kerasq
 

@@ -46,13 +46,15 @@ inline float HalfToFloat(uint16_t half) {
   return value;
 }
 
-// Element `i` of a bit stream of `bits`-bit integers (at most 8), least significant bit first.
-inline uint8_t StreamElement(const uint8_t* stream, int64_t i, int bits) {
-  const int64_t first = i * bits;
-  const int shift = static_cast<int>(first & 7);
-  unsigned value = stream[first >> 3] >> shift;
-  if (shift + bits > 8) value |= static_cast<unsigned>(stream[(first >> 3) + 1]) << (8 - shift);
-  return static_cast<uint8_t>(value & ((1u << bits) - 1));
+// Element `i` of a bit stream of `bits`-bit integers (at most 16), least significant bit first.
+inline uint16_t StreamElement(const uint8_t* stream, int64_t i, int bits) {
+  const uint8_t* byte = stream + (i * bits >> 3);
+  const int shift = static_cast<int>(i * bits & 7);
+  unsigned value = *byte >> shift;
+  for (int read = 8 - shift; read < bits; read += 8) {
+    value |= static_cast<unsigned>(*++byte) << read;
+  }
+  return static_cast<uint16_t>(value & ((1u << bits) - 1));
 }
 
 inline float CodewordElement(const CodebookWeights& w, int64_t i) {

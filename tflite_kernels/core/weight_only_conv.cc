@@ -50,6 +50,7 @@ class WeightOnlyBitplaneConv : public ConvOperator {
                                     weights_.activation};
     const auto decode = [this](int first, int count, int begin, int end, float* panel) {
       Decode(first, count, begin, end, panel);
+      return panel;
     };
     GemmConv(g, kernels_, decode, PanelDepth(g, 1), transform,
              static_cast<float>(weights_.pad_value), input, output, scratch, pool);

@@ -16,19 +16,21 @@ int IndexBits(int codewords) {
 
 // Owns the arrays that CodebookWeights points to.
 struct Model {
-  Model(Random& random, const ConvGeometry& g, int subvector, int size) {
+  Model(Random& random, const ConvGeometry& g, int subvector, int size, bool by_channel = false) {
+    w.by_channel = by_channel;
     w.subvector = subvector;
     w.codewords = size;
     w.bits = IndexBits(size);
-    w.subspaces = CeilDiv(g.group_in(), subvector);
+    const int positions = by_channel ? 1 : g.taps();
+    w.subspaces = CeilDiv(g.taps() / positions * g.group_in(), subvector);
     w.codebooks = random.Int(0, 2) == 0 ? 1 : w.subspaces;
     w.activation = static_cast<Activation>(random.Int(0, 2));
     codewords = random.Floats(static_cast<size_t>(w.codebooks) * size * subvector);
     for (float c : codewords) halves.push_back(Half(c));
     w.codewords_are_f16 = random.Int(0, 1);
     const int64_t row = CeilDiv64(static_cast<int64_t>(g.out_c) * w.bits, 8);
-    indices.assign(static_cast<size_t>(g.taps()) * w.subspaces * row, 0);
-    for (int r = 0; r < g.taps() * w.subspaces; ++r) {
+    indices.assign(static_cast<size_t>(positions) * w.subspaces * row, 0);
+    for (int r = 0; r < positions * w.subspaces; ++r) {
       for (int c = 0; c < g.out_c; ++c) SetIndex(r, row, c, random.Int(0, size - 1));
     }
     w.multiplier_size = random.Int(0, 1) ? g.out_c : 1;
@@ -64,12 +66,16 @@ struct Model {
   std::vector<uint8_t> indices;
 };
 
-// The operator as it is made for users, then each of its two paths, wherever it could be taken.
+// The operator as it is made for users, then each of its other paths, wherever it could be taken.
 std::vector<std::unique_ptr<ConvOperator>> Operators(const ConvGeometry& g, const Model& model) {
   std::vector<std::unique_ptr<ConvOperator>> operators;
   std::string error;
   operators.push_back(MakeCodebookConv(g, model.w, &error));
   EXPECT_NE(operators[0], nullptr) << error;
+  if (model.w.codewords > kMaxLookUpCodewords || (model.w.by_channel && g.taps() > 1)) {
+    EXPECT_NE(std::string(operators[0]->kernel_name()).find("codebook_"), std::string::npos);
+    return operators;
+  }
   for (CodebookPath path : {CodebookPath::kLookUp, CodebookPath::kGemm}) {
     operators.push_back(MakeLookUpOrGemmConv(g, model.w, PackedCodebook(g, model.w), path));
   }
@@ -102,6 +108,24 @@ TEST(CodebookConv, MatchesTheReference) {
     const ConvGeometry g = RandomGeometry(random, i % 3 == 0 ? 70 : 25);
     Compare(g, Model(random, g, random.Int(1, 9), sizes[i % 7]), random);
   }
+}
+
+TEST(CodebookConv, LargeCodebooksAndSubvectorsByChannelMatchTheReference) {
+  Random random(9);
+  const int sizes[] = {2, 256, 257, 1000, 4096, 65536};
+  for (int i = 0; i < 48; ++i) {
+    const ConvGeometry g = RandomGeometry(random, i % 3 == 0 ? 70 : 25);
+    const int size = sizes[i % 6];
+    Compare(g, Model(random, g, random.Int(1, size > 4096 ? 3 : 20), size, i % 2 == 0), random);
+  }
+}
+
+TEST(CodebookConv, DeepKernelsTakeSeveralPanels) {
+  Random random(10);
+  const ConvGeometry g{1, 5, 5, 700, 5, 5, 35, 3, 3, 1, 1, 1, 1, 1, 1, 1};
+  Compare(g, Model(random, g, 9, 300, true), random);
+  const ConvGeometry dense{3, 1, 1, 5000, 1, 1, 20, 1, 1, 1, 1, 1, 1, 0, 0, 1};
+  Compare(dense, Model(random, dense, 8, 300), random);
 }
 
 TEST(CodebookConv, LargeMapsAreCutIntoBands) {
@@ -157,6 +181,8 @@ TEST(CodebookConv, Depthwise) {
   g.in_c = g.groups = 11;
   g.out_c = 22;
   Compare(g, Model(random, g, 1, 4), random);
+  Compare(g, Model(random, g, 1, 300), random);
+  Compare(g, Model(random, g, 3, 5, true), random);
 }
 
 TEST(CodebookConv, RefusesValuesWithoutMeaning) {
@@ -171,8 +197,11 @@ TEST(CodebookConv, RefusesValuesWithoutMeaning) {
   std::fill(past.indices.begin(), past.indices.end(), 0xff);
   refused(past, "past its codebook of 5");
   Model many(random, g, 4, 5);
-  many.w.codewords = 257;
-  refused(many, "codewords must be 1 to 256");
+  many.w.codewords = 65537;
+  refused(many, "codewords must be 1 to 65536");
+  Model large(random, g, 4, 300);
+  std::fill(large.indices.begin(), large.indices.end(), 0xff);
+  refused(large, "an index is 511, past its codebook of 300");
   Model bits(random, g, 4, 5);
   bits.w.bits = 4;
   refused(bits, "4 bits do not fit 5");

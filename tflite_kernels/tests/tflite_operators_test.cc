@@ -1,4 +1,4 @@
-// The four operators through the runtime's callbacks, against the references of core.
+// The operators through the runtime's callbacks, against the references of core.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -149,7 +149,7 @@ TEST(Operators, BitplaneDenseTakesAnyRank) {
 // A dense codebook operator of 3 codewords of length 2, on 5 channels.
 struct CodebookCase {
   Values options = {{"version", 1},   {"activation", 2}, {"channels_out", 4}, {"subvector", 2},
-                    {"codewords", 3}, {"bits", 2},       {"tables", 0}};
+                    {"codewords", 3}, {"bits", 2},       {"tables", 0},       {"order", 0}};
   std::vector<uint8_t> indices = {0b10010010, 0b00011000, 0b01100001};
   std::vector<float> codewords, multiplier = {0.5f}, bias = {1, 2, 3, 4};
   bool half = false;
@@ -270,6 +270,97 @@ TEST(Operators, AnIndexPastTheCodebookGivesAMessage) {
   runtime.Register(*KerasqRegister_CODEBOOK_DENSE());
   EXPECT_EQ(runtime.Prepare(), kTfLiteError);
   EXPECT_NE(runtime.errors.find("KerasqCodebookDense: "), std::string::npos);
+}
+
+// A dense layer of 3 inputs and 4 outputs with 4 entries: a gap and the number of a codeword each.
+struct SparseCase {
+  Values options = {{"version", 1},   {"activation", 0}, {"channels_out", 4}, {"channels_in", 3},
+                    {"codewords", 3}, {"gap_bits", 2},   {"entries", 4}};
+  std::vector<float> codewords = {0, 2, -1}, multiplier = {0.5f}, bias = {1, 2, 3, 4};
+  std::vector<uint8_t> gaps = {0b11110010}, gap_lengths = {0x22, 0x22};  // 1, 0, 3, 3
+  std::vector<uint8_t> codes = {0b110110}, code_lengths = {0x12, 0x02};  // 1, 2, 1, 2
+
+  int AddTo(FakeRuntime* runtime) const {
+    const auto bytes = [&](const std::vector<uint8_t>& values) {
+      return runtime->AddConstant(kTfLiteUInt8, {static_cast<int>(values.size())}, values);
+    };
+    const int input = runtime->AddTensor(kTfLiteFloat32, {2, 3});
+    const int output = runtime->AddTensor(kTfLiteFloat32, {1});
+    const std::vector<int> inputs = {input,
+                                     runtime->AddConstant(kTfLiteFloat32, {3}, codewords),
+                                     bytes(gaps),
+                                     bytes(gap_lengths),
+                                     bytes(codes),
+                                     bytes(code_lengths),
+                                     runtime->AddConstant(kTfLiteFloat32, {1}, multiplier),
+                                     runtime->AddConstant(kTfLiteFloat32, {4}, bias)};
+    runtime->AddNode("KerasqSparseDense", inputs, output, EncodeOptions(options));
+    return input;
+  }
+};
+
+TEST(Operators, SparseDenseMatchesItsMeaning) {
+  FakeRuntime runtime;
+  const int input = SparseCase().AddTo(&runtime);
+  runtime.Register(*KerasqRegister_SPARSE_DENSE());
+  ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+  const std::vector<float> x = {1, 2, 3, -4, 5, 6};
+  std::copy(x.begin(), x.end(), runtime.Floats(input));
+  ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
+  std::vector<float> expected;
+  for (const float* row = x.data(); row != x.data() + 6; row += 3) {
+    const float sums[] = {2 * row[1] - row[2], 0, 2 * row[0], -row[1]};
+    for (int c = 0; c < 4; ++c) expected.push_back(0.5f * sums[c] + 1 + c);
+  }
+  ExpectNear(runtime.Floats(input + 1), expected);
+}
+
+TEST(Operators, MalformedSparseStreamsGiveMessages) {
+  const std::pair<std::function<void(SparseCase*)>, const char*> damages[] = {
+      {[](SparseCase* c) { c->options["entries"] = 5; }, "gaps: it has 1 bytes, too few"},
+      {[](SparseCase* c) { c->codes.push_back(0); }, "codes: it has 2 bytes, too many"},
+      {[](SparseCase* c) { c->gaps = {0xff}; }, "gaps: entry 3 lies past its 12 weights"},
+      {[](SparseCase* c) {
+         c->gap_lengths = {0x22, 0x12};
+       },
+       "gaps: its Huffman code is over-"},
+      {[](SparseCase* c) {
+         c->code_lengths = {0x22, 0x02};
+       },
+       "codes: its Huffman code is incom"},
+      {[](SparseCase* c) { c->code_lengths = {0x12}; }, "codes' lengths has shape [1]"},
+      {[](SparseCase* c) { c->codewords[0] = 1; }, "the first codeword must be 0"},
+      {[](SparseCase* c) { c->options["channels_in"] = 2; }, "of 2 input channels a group"},
+  };
+  for (const auto& [damage, message] : damages) {
+    FakeRuntime runtime;
+    SparseCase test;
+    damage(&test);
+    test.AddTo(&runtime);
+    runtime.Register(*KerasqRegister_SPARSE_DENSE());
+    EXPECT_EQ(runtime.Prepare(), kTfLiteError) << message;
+    EXPECT_NE(runtime.errors.find(message), std::string::npos) << runtime.errors;
+  }
+}
+
+TEST(Operators, HashedDenseMatchesTheWorkedExample) {
+  FakeRuntime runtime;
+  std::vector<float> values(16);
+  for (int n = 0; n < 16; ++n) values[n] = static_cast<float>(n);
+  const int input = runtime.AddTensor(kTfLiteFloat32, {4, 4});
+  const int output = runtime.AddTensor(kTfLiteFloat32, {1});
+  const std::vector<float> one = {1}, zero = {0};
+  const std::vector<int> inputs = {input, runtime.AddConstant(kTfLiteFloat32, {16}, values),
+                                   runtime.AddConstant(kTfLiteFloat32, {1}, one),
+                                   runtime.AddConstant(kTfLiteFloat32, {1}, zero)};
+  const Values options = {{"version", 1},     {"activation", 0}, {"channels_out", 3},
+                          {"channels_in", 4}, {"buckets", 16},   {"seed", 2}};
+  runtime.AddNode("KerasqHashedDense", inputs, output, EncodeOptions(options));
+  runtime.Register(*KerasqRegister_HASHED_DENSE());
+  ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+  for (int i = 0; i < 16; ++i) runtime.Floats(input)[i] = i % 5 == 0;  // the weights, a row each
+  ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
+  ExpectNear(runtime.Floats(output), {-4, -3, 6, -11, -14, -10, 13, -3, 14, -13, -1, 12});
 }
 
 class Delegate : public testing::Test {

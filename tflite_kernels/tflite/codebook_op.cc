@@ -1,12 +1,14 @@
 // KerasqCodebookConv2D and KerasqCodebookDense: options and tensors.
+#include "core/checks.h"
 #include "tflite/conv_op.h"
 #include "tflite/tensors.h"
 
 namespace kerasq {
 namespace {
 
-constexpr int kMaxCodewords = 256;
 constexpr int kMaxSubvector = 1 << 20;
+
+constexpr int kByChannel = 1;
 
 enum Input { kCodewords = 1, kIndices, kMultiplier, kBias, kNumInputs };
 
@@ -28,6 +30,7 @@ class CodebookOp : public ConvOp {
     KERASQ_RETURN_IF_ERROR(options.Get("codewords", 1, kMaxCodewords, &codewords_));
     const int bits = IndexBits(codewords_);
     KERASQ_RETURN_IF_ERROR(options.Get("bits", bits, bits, &bits_));
+    KERASQ_RETURN_IF_ERROR(options.Get("order", 0, 1, &order_));
     int tables;
     return options.Get("tables", 0, 0, &tables);
   }
@@ -37,33 +40,31 @@ class CodebookOp : public ConvOp {
   Status Pack(const TensorList& inputs, const ConvGeometry& geometry, Activation activation,
               std::unique_ptr<ConvOperator>* packed) const override {
     const TfLiteTensor &codewords = *inputs[kCodewords], &indices = *inputs[kIndices];
+    const std::string wrong = CheckGeometry(geometry);
+    KERASQ_ENSURE(wrong.empty(), wrong);
     const int64_t channels = geometry.out_c;
     const int64_t taps = int64_t{geometry.kernel_h} * geometry.kernel_w;
-    const int64_t subspaces = (int64_t{geometry.group_in()} + subvector_ - 1) / subvector_;
+    const int64_t positions = order_ == kByChannel ? 1 : taps;
+    const int64_t length = order_ == kByChannel ? taps * geometry.group_in() : geometry.group_in();
+    const int64_t subspaces = (length + subvector_ - 1) / subvector_;
     const bool half = codewords.type == kTfLiteFloat16;
     KERASQ_RETURN_IF_ERROR(CheckConstant("codewords", codewords,
                                          half ? kTfLiteFloat16 : kTfLiteFloat32,
                                          {{1, subspaces}, codewords_, subvector_}));
     KERASQ_RETURN_IF_ERROR(CheckConstant("indices", indices, kTfLiteUInt8,
-                                         {taps, subspaces, (channels * bits_ + 7) / 8}));
-    KERASQ_RETURN_IF_ERROR(
-        CheckConstant("multiplier", *inputs[kMultiplier], kTfLiteFloat32, {Extent(1, channels)}));
-    KERASQ_RETURN_IF_ERROR(
-        CheckConstant("bias", *inputs[kBias], kTfLiteFloat32, {Extent(1, channels)}));
+                                         {positions, subspaces, (channels * bits_ + 7) / 8}));
     CodebookWeights weights = {};
+    KERASQ_RETURN_IF_ERROR(
+        ReadOutput(*inputs[kMultiplier], *inputs[kBias], geometry, activation, &weights));
+    weights.by_channel = order_ == kByChannel;
     weights.subvector = subvector_;
     weights.codewords = codewords_;
     weights.bits = bits_;
     weights.codebooks = Dimension(codewords, 0);
-    weights.subspaces = static_cast<int>(subspaces);
-    weights.activation = activation;
+    weights.subspaces = Dimension(indices, 1);
     weights.codeword_data = codewords.data.data;
     weights.codewords_are_f16 = half;
     weights.indices = indices.data.uint8;
-    weights.multiplier = inputs[kMultiplier]->data.f;
-    weights.multiplier_size = Dimension(*inputs[kMultiplier], 0);
-    weights.bias = inputs[kBias]->data.f;
-    weights.bias_size = Dimension(*inputs[kBias], 0);
     std::string error;
     *packed = MakeCodebookConv(geometry, weights, &error);
     return *packed ? Status::Ok() : Status::Error(error);
@@ -71,7 +72,7 @@ class CodebookOp : public ConvOp {
 
  private:
   const bool dense_;
-  int subvector_ = 1, codewords_ = 1, bits_ = 1;
+  int subvector_ = 1, codewords_ = 1, bits_ = 1, order_ = 0;
 };
 
 }  // namespace

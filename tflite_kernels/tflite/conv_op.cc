@@ -6,8 +6,9 @@
 
 namespace kerasq {
 
-const char* const kOperatorNames[] = {"KerasqBitplaneConv2D", "KerasqBitplaneDense",
-                                      "KerasqCodebookConv2D", "KerasqCodebookDense", nullptr};
+const char* const kOperatorNames[] = {
+    "KerasqBitplaneConv2D", "KerasqBitplaneDense", "KerasqCodebookConv2D", "KerasqCodebookDense",
+    "KerasqSparseConv2D",   "KerasqSparseDense",   "KerasqHashedDense",    nullptr};
 
 Status ConvOp::Create(const std::string& name, const void* options, size_t size,
                       std::unique_ptr<ConvOp>* op) {
@@ -16,11 +17,21 @@ Status ConvOp::Create(const std::string& name, const void* options, size_t size,
   if (name == "KerasqBitplaneDense") made = NewBitplaneOp(/*dense=*/true);
   if (name == "KerasqCodebookConv2D") made = NewCodebookOp(/*dense=*/false);
   if (name == "KerasqCodebookDense") made = NewCodebookOp(/*dense=*/true);
+  if (name == "KerasqSparseConv2D") made = NewSparseOp(/*dense=*/false);
+  if (name == "KerasqSparseDense") made = NewSparseOp(/*dense=*/true);
+  if (name == "KerasqHashedDense") made = NewHashedOp();
   KERASQ_ENSURE(made != nullptr, "this library does not know the operator: update kerasq");
   Options parsed;
   KERASQ_RETURN_IF_ERROR(Options::Parse(options, size, &parsed));
   KERASQ_RETURN_IF_ERROR(made->ReadOptions(parsed, &made->conv_));
   *op = std::move(made);
+  return Status::Ok();
+}
+
+Status CheckChannelsIn(int channels_in, const ConvGeometry& geometry) {
+  KERASQ_ENSURE(channels_in == geometry.group_in(), "its weights are of ", channels_in,
+                " input channels a group, but its input has ", geometry.group_in(),
+                ": the file is damaged or does not fit its input, convert it again");
   return Status::Ok();
 }
 

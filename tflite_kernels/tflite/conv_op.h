@@ -11,6 +11,7 @@
 #include "tflite/conv_options.h"
 #include "tflite/options.h"
 #include "tflite/status.h"
+#include "tflite/tensors.h"
 #include "tflite/tflite_c_api.h"
 
 namespace kerasq {
@@ -48,6 +49,26 @@ class ConvOp {
 
 std::unique_ptr<ConvOp> NewBitplaneOp(bool dense);
 std::unique_ptr<ConvOp> NewCodebookOp(bool dense);
+std::unique_ptr<ConvOp> NewSparseOp(bool dense);
+std::unique_ptr<ConvOp> NewHashedOp();
+
+// Whether the input has the channels that weights without a shape were stored for.
+Status CheckChannelsIn(int channels_in, const ConvGeometry& geometry);
+
+// Checks what follows the sum, and puts it into the weights.
+template <typename Weights>
+Status ReadOutput(const TfLiteTensor& multiplier, const TfLiteTensor& bias,
+                  const ConvGeometry& geometry, Activation activation, Weights* weights) {
+  const Extent channels(1, geometry.out_c);
+  KERASQ_RETURN_IF_ERROR(CheckConstant("multiplier", multiplier, kTfLiteFloat32, {channels}));
+  KERASQ_RETURN_IF_ERROR(CheckConstant("bias", bias, kTfLiteFloat32, {channels}));
+  weights->multiplier = multiplier.data.f;
+  weights->multiplier_size = Dimension(multiplier, 0);
+  weights->bias = bias.data.f;
+  weights->bias_size = Dimension(bias, 0);
+  weights->activation = activation;
+  return Status::Ok();
+}
 
 // The names that Create knows, ended by null.
 extern const char* const kOperatorNames[];

@@ -9,8 +9,6 @@ namespace kerasq {
 namespace {
 
 constexpr int kVersion = 1;
-// Bounds every option, so that their products fit in 64 bits.
-constexpr int kMaxOption = 1 << 20;
 // Bounds every coordinate of the padded input, so that the kernels can compute with int.
 constexpr int64_t kMaxSpan = 1 << 30;
 

@@ -13,6 +13,9 @@ namespace kerasq {
 
 enum class Padding { kSame = 0, kValid = 1, kExplicit = 2 };
 
+// Bounds every option, so that their products fit in 64 bits.
+constexpr int kMaxOption = 1 << 20;
+
 struct ConvOptions {
   bool dense = false;
   Activation activation = Activation::kNone;

@@ -13,6 +13,9 @@ constexpr char kBitplaneConv2D[] = "KerasqBitplaneConv2D";
 constexpr char kBitplaneDense[] = "KerasqBitplaneDense";
 constexpr char kCodebookConv2D[] = "KerasqCodebookConv2D";
 constexpr char kCodebookDense[] = "KerasqCodebookDense";
+constexpr char kSparseConv2D[] = "KerasqSparseConv2D";
+constexpr char kSparseDense[] = "KerasqSparseDense";
+constexpr char kHashedDense[] = "KerasqHashedDense";
 
 // The runtime hands init the options, but not the name: one function per operator.
 template <const char* kName>
@@ -62,4 +65,13 @@ TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D() {
 }
 TfLiteRegistration* KerasqRegister_CODEBOOK_DENSE() {
   return kerasq::Registration<kerasq::kCodebookDense>();
+}
+TfLiteRegistration* KerasqRegister_SPARSE_CONV_2D() {
+  return kerasq::Registration<kerasq::kSparseConv2D>();
+}
+TfLiteRegistration* KerasqRegister_SPARSE_DENSE() {
+  return kerasq::Registration<kerasq::kSparseDense>();
+}
+TfLiteRegistration* KerasqRegister_HASHED_DENSE() {
+  return kerasq::Registration<kerasq::kHashedDense>();
 }

@@ -13,6 +13,9 @@ KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_CONV_2D();
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_DENSE();
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D();
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_CODEBOOK_DENSE();
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_SPARSE_CONV_2D();
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_SPARSE_DENSE();
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_HASHED_DENSE();
 
 }  // extern "C"
 
