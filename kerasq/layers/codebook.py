@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasq.keras import keras, register
+from kerasq.layers.own_variables import OwnVariables
 from kerasq.representations import Codebook
 from kerasq.representations.codebook import ORDERS, assignments_shape
 
@@ -18,7 +19,7 @@ _DTYPES = ("float32", "float16")
 _GRADIENTS = ("sum", "mean")
 
 
-class CodebookLayer:
+class CodebookLayer(OwnVariables):
     """Mixed into a Keras layer: codewords and assignments in place of its kernel."""
 
     def _set_codebook(
@@ -48,16 +49,23 @@ class CodebookLayer:
         self.codebook_dtype, self.gradient, self.shared = codebook_dtype, gradient, bool(shared)
         self.order, self.fixed_zero = order, bool(fixed_zero)
 
-    def _build_codebook(self, kernel_shape: tuple[int, ...], outputs: int) -> None:
-        """Add the weights: codewords (M or 1, K, d), assignments and the bias."""
+    def _build_codebook(
+        self, kernel_shape: tuple[int, ...], outputs: int, stages: tuple[int, ...] = ()
+    ) -> None:
+        """Add the weights: codewords (..., M or 1, K, d), assignments and the bias.
+
+        The kernel is a sum of ``stages``, if any: leading axes of codewords and assignments.
+        """
         self.kernel_shape = tuple(int(size) for size in kernel_shape)
         grid = assignments_shape(self.kernel_shape, self.subvector, self.order)
         spaces = grid[-2]
         taps = math.prod(self.kernel_shape[:-2])
-        limit = math.sqrt(6 / (taps * (self.kernel_shape[-2] + self.kernel_shape[-1])))
+        fans = taps * (self.kernel_shape[-2] + self.kernel_shape[-1])
+        limit = math.sqrt(6 / (fans * math.prod(stages)))
+        books = 1 if self.shared else spaces
         self.codewords = self.add_weight(
             name="codewords",
-            shape=(1 if self.shared else spaces, self.codewords_per_codebook, self.subvector),
+            shape=(*stages, books, self.codewords_per_codebook, self.subvector),
             initializer=keras.initializers.RandomUniform(-limit, limit),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
@@ -66,7 +74,7 @@ class CodebookLayer:
         )
         self.assignments = self.add_weight(
             name="assignments",
-            shape=grid,
+            shape=(*stages, *grid),
             dtype=self._index_dtype(),
             initializer=self._random_assignments,
             trainable=False,
@@ -89,6 +97,8 @@ class CodebookLayer:
         return tf.cast(drawn, self._index_dtype())
 
     def _index_dtype(self) -> str:
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            return "int32"  # it broadcasts initial values, and not those of unsigned integers
         return "uint8" if self.codewords_per_codebook <= 256 else "uint16"
 
     @property
@@ -96,44 +106,32 @@ class CodebookLayer:
         """The decoded kernel, in the layer's compute dtype."""
         if not self.built:
             raise AttributeError(f"build layer {self.name!r} before reading its kernel")
-        codewords = _shipped(
-            tf.convert_to_tensor(self.codewords),
-            tf.convert_to_tensor(self.assignments),
-            self.codebook_dtype,
-            self.gradient,
-            self.fixed_zero,
+        kernel = self._decoded(
+            tf.convert_to_tensor(self.codewords), tf.convert_to_tensor(self.assignments)
         )
-        kernel = decode(codewords, self.assignments, self.kernel_shape, self.order)
         return tf.cast(kernel, self.compute_dtype)
+
+    def _decoded(self, codewords: tf.Tensor, assignments: tf.Tensor) -> tf.Tensor:
+        codewords = _shipped(
+            codewords, assignments, self.codebook_dtype, self.gradient, self.fixed_zero
+        )
+        return decode(codewords, assignments, self.kernel_shape, self.order)
 
     def codebook(self) -> Codebook:
         """Return the kernel as it is shipped: ``codebook().decode()`` is ``kernel`` in float32."""
-        codewords = np.array(tf.convert_to_tensor(self.codewords)).astype(self.codebook_dtype)
+        codewords = np.array(tf.convert_to_tensor(self.codewords))
+        return self._as_shipped(codewords, np.array(tf.convert_to_tensor(self.assignments)))
+
+    def _as_shipped(self, codewords: np.ndarray, assignments: np.ndarray) -> Codebook:
+        codewords = codewords.astype(self.codebook_dtype)
         if self.fixed_zero:
             codewords[:, 0] = 0.0
-        assignments = np.asarray(tf.convert_to_tensor(self.assignments))
         return Codebook.from_assignments(codewords, assignments, self.kernel_shape, self.order)
 
     def set_codebook(self, codewords: np.ndarray, assignments: np.ndarray) -> None:
         """Assign codewords (M or 1, K, d) and assignments (..., M, Ct), by channel (M, Ct)."""
         self.codewords.assign(np.asarray(codewords, np.float32))
         self.assignments.assign(np.asarray(assignments, self._index_dtype()))
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save by name: the layers of Keras 3 know only their own kernel."""
-        for name, variable in self._own_variables().items():
-            store[name] = np.asarray(tf.convert_to_tensor(variable))
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
-        variables = self._own_variables()
-        if set(store.keys()) != set(variables):
-            raise ValueError(
-                f"layer {self.name!r} has the weights {sorted(variables)}, but the file has "
-                f"{sorted(store.keys())}: load it into a model of the same configuration"
-            )
-        for name, variable in variables.items():
-            variable.assign(np.asarray(store[name]))
 
     def _own_variables(self) -> dict[str, Any]:
         if not self.built:

@@ -156,8 +156,8 @@ def test_mixed_precision_computes_in_float16(rng):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"codewords": 257}, "'bad'.*1 to 256"),
-        ({"codewords": 0}, "'bad'.*1 to 256"),
+        ({"codewords": 65537}, "'bad'.*1 to 65536"),
+        ({"codewords": 0}, "'bad'.*1 to 65536"),
         ({"subvector": 0}, "'bad'.*at least 1"),
         ({"codebook_dtype": "int8"}, "'bad'.*codebook_dtype"),
         ({"gradient": "max"}, "'bad'.*gradient"),
