@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
+from kerasq.codebooks.cholesky import solve_positive
 from kerasq.codebooks.layout import KernelLayout
 from kerasq.codebooks.moments import Moments
+from kerasq.codebooks.objective import objective_of
 
 # Rows whose residual is held at a time: enough for a fast matrix product, few enough for the cache.
 _CHUNK_ROWS = 256
-
-
-@dataclasses.dataclass
-class _Group:
-    """One group of a convolution: its moments with the prior added, rows in the layout's order."""
-
-    gram: np.ndarray
-    cross: np.ndarray
-    energy: float
-    outputs: slice  # its columns of the kernel
-    scale: float  # mean of the Gram's diagonal
+# Products of a score: few enough for the cache, and for BLAS to take one thread, which is faster.
+_SCORE_PRODUCTS = 1 << 18
 
 
 class ErrorCorrection:
@@ -72,15 +63,15 @@ class ErrorCorrection:
         self._layout, self._joint, self._round_to = layout, joint, round_to
         self.codewords = self._round(np.asarray(codewords)).astype(np.float64)
         self.assignments = np.array(assignments, np.int64)
-        original = layout.matrix(np.asarray(kernel, np.float64))
+        original = layout.matrix(np.asarray(kernel, dtype))
         columns = layout.outputs // layout.groups
+        outputs = [slice(g * columns, (g + 1) * columns) for g in range(layout.groups)]
         self._groups = [
-            _group(layout, sums, original, slice(g * columns, (g + 1) * columns), prior, dtype)
-            for g, sums in enumerate(moments)
+            objective_of(sums, layout.rows, original[:, part], part, prior, dtype)
+            for sums, part in zip(moments, outputs, strict=True)
         ]
         self._proximal = proximal * sum(group.scale for group in self._groups)
-        decoded = layout.decode(self.codewords, self.assignments)
-        self._weights = layout.matrix(decoded).astype(dtype)
+        self._weights = layout.matrix(layout.decode(self.codewords.astype(dtype), self.assignments))
         self.energy = sum(sums.energy for sums in moments)
         self.objective = self._exact_objective()
         self.history: list[float] = []
@@ -97,83 +88,88 @@ class ErrorCorrection:
 
     def sweep(self) -> None:
         """Make both half-steps in each sub-space, in ascending order."""
-        for chunk in self._chunks():
-            rows = slice(self._layout.span(chunk[0]).start, self._layout.span(chunk[-1]).stop)
+        for spaces in self._chunks():
+            rows = self._rows(spaces)
             residuals = [
-                group.cross[rows] - group.gram[rows] @ self._weights[:, group.outputs]
-                for group in self._groups
+                group.residual(rows, self._weights[:, group.outputs]) for group in self._groups
             ]
-            for subspace in chunk:
-                self._improve(subspace, rows, residuals)
+            grams = [group.gram(rows) for group in self._groups]
+            before = self._weights[rows].copy()
+            self._improve(spaces, residuals, grams)
+            change = self._weights[rows] - before
+            for group in self._groups:
+                group.moved(rows, change[:, group.outputs])
 
-    def _chunks(self) -> list[list[int]]:
+    def _chunks(self) -> list[range]:
         """Return runs of sub-spaces of about _CHUNK_ROWS rows."""
         size = max(1, _CHUNK_ROWS // (self._layout.positions * self._layout.subvector))
-        spaces = list(range(self._layout.subspaces))
-        return [spaces[at : at + size] for at in range(0, len(spaces), size)]
+        count = self._layout.subspaces
+        return [range(at, min(at + size, count)) for at in range(0, count, size)]
 
-    def _improve(self, subspace: int, rows: slice, residuals: list[np.ndarray]) -> None:
-        """Make both half-steps in a sub-space, and bring the chunk's residuals up to date."""
-        span = self._layout.span(subspace)
-        local = slice(span.start - rows.start, span.stop - rows.start)
-        block = _SubspaceBlock(self, subspace, [r[local] for r in residuals])
-        before = self._weights[span].copy()
+    def _rows(self, spaces: range) -> slice:
+        return slice(self._layout.span(spaces[0]).start, self._layout.span(spaces[-1]).stop)
+
+    def _improve(self, spaces: range, residuals: list[np.ndarray], grams: list[np.ndarray]) -> None:
+        """Make both half-steps in a run of sub-spaces.
+
+        It is halved down to single ones: what the first half changes reaches the residuals of the
+        second in one matrix product, which is as large as can be.
+        """
+        if len(spaces) == 1:
+            self._improve_one(spaces[0], residuals, grams)
+            return
+        rows, middle = self._rows(spaces), len(spaces) // 2
+        split = self._rows(spaces[:middle]).stop
+        first, second = slice(0, split - rows.start), slice(split - rows.start, None)
+        before = self._weights[rows.start : split].copy()
+        self._improve(
+            spaces[:middle], [r[first] for r in residuals], [g[first, first] for g in grams]
+        )
+        change = self._weights[rows.start : split] - before
+        for group, residual, gram in zip(self._groups, residuals, grams, strict=True):
+            residual[second] -= gram[second, first] @ change[:, group.outputs]
+        self._improve(
+            spaces[middle:], [r[second] for r in residuals], [g[second, second] for g in grams]
+        )
+
+    def _improve_one(
+        self, subspace: int, residuals: list[np.ndarray], grams: list[np.ndarray]
+    ) -> None:
+        block = _SubspaceBlock(self, subspace, residuals, grams)
         block.update_codewords()
         self.history.append(self.objective)
         block.update_assignments()
         block.use_unused()
         self.history.append(self.objective)
-        change = self._weights[span] - before
-        for group, residual in zip(self._groups, residuals, strict=True):
-            residual -= group.gram[rows, span] @ change[:, group.outputs]
 
     def _round(self, codewords: np.ndarray) -> np.ndarray:
         return codewords if self._round_to is None else codewords.astype(self._round_to)
 
     def _exact_objective(self) -> float:
-        total = 0.0
-        for group in self._groups:
-            weights = self._weights[:, group.outputs]
-            product = weights * (group.gram @ weights - 2 * group.cross)
-            total += group.energy + float(product.sum(dtype=np.float64))
-        return total
-
-
-def _group(
-    layout: KernelLayout,
-    sums: Moments,
-    original: np.ndarray,
-    outputs: slice,
-    prior: float,
-    dtype: type,
-) -> _Group:
-    """Order a group's moments by sub-space and add the prior (spec: G + λsI, H + λsW)."""
-    weights = original[:, outputs]
-    scale = float(np.trace(sums.gram)) / len(sums.gram) or 1.0  # all inputs zero: the prior alone
-    ridge = prior * scale
-    gram = sums.gram[np.ix_(layout.rows, layout.rows)]
-    gram[np.diag_indices_from(gram)] += ridge
-    cross = sums.cross[layout.rows] + ridge * weights
-    energy = sums.energy + ridge * float((weights**2).sum())
-    return _Group(gram.astype(dtype), cross.astype(dtype), energy, outputs, scale)
+        return sum(group.value(self._weights[:, group.outputs]) for group in self._groups)
 
 
 class _SubspaceBlock:
     """The half-steps of one sub-space.
 
     ``residuals`` are ``H − GŴ`` on the rows of the sub-space, one array for each group, kept up to
-    date with the weights by every change made here.
+    date with the weights by every change made here; ``grams`` are G on its rows and columns.
     """
 
-    def __init__(self, problem: ErrorCorrection, subspace: int, residuals: list[np.ndarray]):
+    def __init__(
+        self,
+        problem: ErrorCorrection,
+        subspace: int,
+        residuals: list[np.ndarray],
+        grams: list[np.ndarray],
+    ):
         layout = problem._layout
         span = layout.span(subspace)
         self._problem = problem
         self._subspace = subspace
         self._length = layout.length(subspace)
-        self._residuals = [residual.copy() for residual in residuals]
+        self._residuals, self._grams = residuals, grams
         self._outputs = [group.outputs for group in problem._groups]
-        self._grams = [group.gram[span, span] for group in problem._groups]
         self._weights = problem._weights[span]  # a view: changes are the problem's
         self._codewords = problem.codewords[subspace, :, : self._length]  # a view
         self._assignments = problem.assignments[:, subspace]  # a view, (P, Ct)
@@ -209,11 +205,12 @@ class _SubspaceBlock:
             self._problem._joint,
         )
         self._codewords[:] = self._problem._round(solution)
-        vectors = self._codewords[self._assignments]  # (P, Ct, d)
-        decoded = vectors.transpose(0, 2, 1).reshape(self._weights.shape)
+        table = np.ascontiguousarray(self._codewords.T, self._weights.dtype)
+        vectors = np.take(table, self._assignments, axis=1)  # (d, P, Ct)
+        decoded = vectors.transpose(1, 0, 2).reshape(self._weights.shape)
         for group, columns in enumerate(self._outputs):
             change = decoded[:, columns] - self._weights[:, columns]
-            self._apply(group, slice(None), slice(None), change.astype(self._weights.dtype))
+            self._apply(group, slice(None), slice(None), change)
 
     def _rows(self, position: int) -> slice:
         return slice(position * self._length, (position + 1) * self._length)
@@ -221,6 +218,7 @@ class _SubspaceBlock:
     def update_assignments(self) -> None:
         """Give each output its best codeword, one position after the other."""
         codewords = self._codewords.astype(self._weights.dtype)
+        table = np.ascontiguousarray(codewords.T)
         for position in range(self._positions):
             rows = self._rows(position)
             for group, columns in enumerate(self._outputs):
@@ -228,9 +226,9 @@ class _SubspaceBlock:
                 weights = self._weights[rows, columns]
                 target = self._residuals[group][rows] + gram @ weights
                 own = ((codewords @ gram) * codewords).sum(1)
-                best = (own[:, None] - 2 * (codewords @ target)).argmin(0)
+                best = _nearest(target, 2 * table, own)
                 self._assignments[position, columns] = best
-                self._apply(group, rows, slice(None), codewords[best].T - weights)
+                self._apply(group, rows, slice(None), np.take(table, best, axis=1) - weights)
 
     def use_unused(self) -> None:
         """Move each unused codeword to the exact solution of the output that is worst off."""
@@ -268,6 +266,17 @@ class _SubspaceBlock:
                     solution = weights + step[:, column]
                     best = (float(gains[column]), group, position, column, solution)
         return best
+
+
+def _nearest(target: np.ndarray, table: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return ``argmin_k own_k − target_cᵀ table_k`` for each output c."""
+    outputs = target.shape[1]
+    best = np.empty(outputs, np.int64)
+    step = max(1, _SCORE_PRODUCTS // table.size)
+    for start in range(0, outputs, step):
+        part = slice(start, start + step)
+        best[part] = (own - target[:, part].T @ table).argmin(1)
+    return best
 
 
 def _solve_separate(
@@ -327,10 +336,21 @@ def _solve_shared(
     normal[np.diag_indices_from(normal)] += proximal
     solution = codewords.copy()
     if joint:
-        solution[used] = np.linalg.solve(normal, right.ravel()).reshape(right.shape)
+        solution[used] = _solve_jointly(normal, right, codewords[used])
     else:
         solution[used] = _gauss_seidel(normal, right, codewords[used])
     return solution
+
+
+def _solve_jointly(normal: np.ndarray, right: np.ndarray, codewords: np.ndarray) -> np.ndarray:
+    """Solve for all codewords, with as little pull to their previous values as rounding needs."""
+    pull = 0.0
+    while True:
+        try:
+            matrix = normal + pull * np.eye(len(normal)) if pull else normal
+            return solve_positive(matrix, (right + pull * codewords).ravel()).reshape(right.shape)
+        except np.linalg.LinAlgError:
+            pull = 10 * pull or 1e-7 * np.trace(normal) / len(normal)
 
 
 def _normal_equations(index: np.ndarray, gram: np.ndarray, count: int, length: int) -> np.ndarray:

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-# Distances are held for this many points at a time.
-_CHUNK = 1 << 15
+# Distances held at a time: few enough for the cache.
+_DISTANCES = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def kmeans(
             break
         assignments = nearest
         centroids = _means(points, assignments, centroids)
-        error = float(((points - centroids[assignments]) ** 2).sum())
+        error = float(np.square(points - centroids[assignments]).sum())
         slow = len(history) > 2 and history[-2] - error < 1e-6 * error
         history.append(error)
         if slow:
@@ -75,24 +75,52 @@ def kmeans(
 def seed_centroids(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Choose centroids among the points by k-means++: each with probability ~ squared distance."""
     chosen = np.empty((count, points.shape[1]))
+    columns = np.ascontiguousarray(points.T)
     chosen[0] = points[rng.integers(len(points))]
-    distance = ((points - chosen[0]) ** 2).sum(1)
+    distance = _squared_distance(columns, chosen[0])
     for k in range(1, count):
         cumulative = np.cumsum(distance)
         at = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
         chosen[k] = points[min(at, len(points) - 1)]
-        np.minimum(distance, ((points - chosen[k]) ** 2).sum(1), out=distance)
+        np.minimum(distance, _squared_distance(columns, chosen[k]), out=distance)
     return chosen
+
+
+def _squared_distance(columns: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Sum over columns in order: faster than over short rows."""
+    total = np.square(columns[0] - point[0])
+    for column, value in zip(columns[1:], point[1:], strict=True):
+        total += np.square(column - value)
+    return total
 
 
 def assign(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest centroid of each point, ties to the lowest, and the squared distances."""
-    offset = (centroids**2).sum(1)
+    nearest = _nearest_number if points.shape[1] == 1 else _nearest_vector
+    found = nearest(points, centroids)
+    return found, np.square(points - centroids[found]).sum(1)
+
+
+def _nearest_vector(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    offset, table = (centroids**2).sum(1), 2 * centroids.T
     nearest = np.empty(len(points), np.int64)
-    for start in range(0, len(points), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        nearest[part] = (offset - 2 * (points[part] @ centroids.T)).argmin(1)
-    return nearest, ((points - centroids[nearest]) ** 2).sum(1)
+    step = max(1, _DISTANCES // len(centroids))
+    for start in range(0, len(points), step):
+        part = slice(start, start + step)
+        nearest[part] = (offset - points[part] @ table).argmin(1)
+    return nearest
+
+
+def _nearest_number(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Search the middles between centroids in ascending order."""
+    values, lowest = np.unique(centroids[:, 0], return_index=True)
+    middles = (values[1:] + values[:-1]) / 2
+    place = np.searchsorted(middles, points[:, 0])
+    if len(middles):
+        # In the middle, the lower value was found: the other may have the lower number.
+        at = np.minimum(place, len(middles) - 1)
+        place += (points[:, 0] == middles[at]) & (lowest[at + 1] < lowest[at]) & (place == at)
+    return lowest[place]
 
 
 def _means(points: np.ndarray, assignments: np.ndarray, previous: np.ndarray) -> np.ndarray:

@@ -60,3 +60,22 @@ def test_seeding_prefers_far_points(rng):
 def test_fewer_points_than_clusters():
     with pytest.raises(ValueError, match="3 points cannot have 4"):
         kmeans(np.ones((3, 2)), np.ones((4, 2)))
+
+
+def test_numbers_are_assigned_as_vectors_are(rng):
+    """One column is searched, not compared: the same result, ties and equal centroids too."""
+    points = rng.integers(-6, 7, (500, 1)).astype(float)
+    centroids = rng.permutation(np.array([-4.0, 2.0, 0.0, 2.0, 6.0, -2.0]))[:, None]
+    nearest, errors = assign(points, centroids)
+    distances = (points - centroids.T) ** 2
+    np.testing.assert_array_equal(nearest, distances.argmin(1))
+    np.testing.assert_array_equal(errors, distances.min(1))
+    single, _ = assign(points, centroids[:1])
+    assert not single.any()
+
+
+def test_same_seed_same_bits(rng):
+    points = rng.normal(size=(3000, 4))
+    runs = [kmeans(points, 32, rng=np.random.default_rng(3)) for _ in range(2)]
+    assert runs[0].centroids.tobytes() == runs[1].centroids.tobytes()
+    np.testing.assert_array_equal(runs[0].assignments, runs[1].assignments)
