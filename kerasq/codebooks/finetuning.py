@@ -29,10 +29,11 @@ class Stage:
         optimizer: "sgd" or "adam".
         momentum: of "sgd".
         weight_decay: added to the gradient as ``weight_decay * w``.
-        schedule: "constant", "cosine" to zero, or "steps": a tenth after each third.
+        schedule: "constant", "cosine" to ``final_rate``, or "steps": a tenth after each third.
         training: BatchNormalization and Dropout as in training; False as at inference.
         loss: "distillation" from the float network, or "labels": cross-entropy with them.
         temperature: T of the distillation.
+        final_rate: learning rate at the end of "cosine".
     """
 
     name: str
@@ -46,12 +47,14 @@ class Stage:
     training: bool = False
     loss: str = "distillation"
     temperature: float = 1.0
+    final_rate: float = 0.0
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         share = step / self.steps
         if self.schedule == "cosine":
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+            span = self.learning_rate - self.final_rate
+            return self.final_rate + span * 0.5 * (1 + math.cos(math.pi * share))
         if self.schedule == "steps":
             return self.learning_rate * 0.1 ** int(3 * share)
         return self.learning_rate
@@ -60,7 +63,9 @@ class Stage:
 class FineTuner:
     """Trains networks on a run's data, and goes on from the run's checkpoint.
 
-    The outputs are logits: of a network that ends in a softmax, its logarithm is taken.
+    The outputs are logits: of a network that ends in a softmax, its logarithm is taken. A stage
+    taken up again gives the same weights, but for layers that draw at random in training, such as
+    Dropout: they draw anew.
 
     Args:
         teacher: the float network.
@@ -74,6 +79,7 @@ class FineTuner:
     Attributes:
         teacher: the float network.
         labels: as given.
+        show: takes a line of progress.
     """
 
     def __init__(
@@ -87,7 +93,7 @@ class FineTuner:
         show: Callable[[str], None] = lambda line: None,
     ):
         self.teacher, self.inputs, self.labels = teacher, inputs, labels
-        self._checkpoint, self._augment, self._seed, self._show = checkpoint, augment, seed, show
+        self._checkpoint, self._augment, self._seed, self.show = checkpoint, augment, seed, show
 
     def run(
         self,
@@ -96,6 +102,7 @@ class FineTuner:
         variables: list[Any] | None = None,
         penalty: Callable[[], tf.Tensor] | None = None,
         after_step: Callable[[int], None] | None = None,
+        on_start: Callable[[], None] | None = None,
     ) -> list[float]:
         """Train a network in place; return the loss of each step.
 
@@ -108,14 +115,18 @@ class FineTuner:
             variables: to train; all trainable ones where not given.
             penalty: is added to the loss.
             after_step: is called with the number of each step, from 0, after it was taken.
+            on_start: is called before the first, when what the checkpoint holds has been loaded.
 
         Raises:
-            ValueError: a stage on labels without any, or without data; a loss that is not finite.
+            ValueError: a stage on labels without any, or without data; a network of several outputs
+                or of one value; a loss that is not finite.
         """
         self._check(stage)
         variables = model.trainable_variables if variables is None else variables
         state = _State(model, variables, stage)
         first = state.load(self._checkpoint)
+        if on_start is not None:
+            on_start()
         step_function = self._step(model, stage, variables, state.optimizer, penalty)
         batches = self._batches(stage, first)
         for step in range(first, stage.steps):
@@ -130,7 +141,7 @@ class FineTuner:
             if after_step is not None:
                 after_step(step)
             if step % 20 == 0:
-                self._show(f"{stage.name}: step {step} of {stage.steps}, loss {loss:.4f}")
+                self.show(f"{stage.name}: step {step} of {stage.steps}, loss {loss:.4f}")
             if (step + 1) % _SAVE_EVERY == 0 or step + 1 == stage.steps:
                 state.save(self._checkpoint, step + 1)
         return state.losses
@@ -140,6 +151,13 @@ class FineTuner:
             raise ValueError(f"{stage.name} trains: pass data")
         if stage.loss == "labels" and self.labels is None:
             raise ValueError(f"{stage.name} trains on labels: pass data as (inputs, labels)")
+        shapes = [tuple(output.shape) for output in self.teacher.outputs]
+        if len(shapes) > 1 or shapes[0][-1] == 1:
+            raise ValueError(
+                f"{stage.name} trains a network with one output, logits or probabilities of two "
+                f"classes or more, but the outputs are {shapes}: train it by `fit`, with no steps "
+                "here"
+            )
 
     def _batches(self, stage: Stage, first: int) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yield batches from step ``first`` on: an epoch's order depends on its number only."""
@@ -201,12 +219,18 @@ def log_probabilities(
 ) -> tf.Tensor:
     """Return ``log softmax(z / T)`` of a network's logits z, (samples, classes)."""
     outputs = tf.cast(model(inputs, training=training), tf.float32)
-    last = getattr(model.layers[-1], "activation", None)
-    if getattr(last, "__name__", "") == "softmax" or isinstance(
-        model.layers[-1], keras.layers.Softmax
-    ):
+    if ends_in_softmax(model):
         outputs = tf.math.log(tf.maximum(outputs, 1e-30))
     return tf.nn.log_softmax(outputs / temperature)
+
+
+def ends_in_softmax(model: Any) -> bool:
+    """Tell whether a network's outputs are probabilities."""
+    last = list(flat_layers(model))[-1]
+    activation = getattr(last, "activation", None)
+    return getattr(activation, "__name__", "") == "softmax" or isinstance(
+        last, keras.layers.Softmax
+    )
 
 
 def divergence(target: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:

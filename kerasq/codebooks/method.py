@@ -95,6 +95,12 @@ class Method(abc.ABC):
     def plan(self, layers: list[Any]) -> dict[str, LayerSettings]:
         """Return the settings of the layers to compress, by name; those left out stay float."""
 
+    def plan_for(
+        self, model: Any, layers: list[Any], inputs: list[np.ndarray] | None
+    ) -> dict[str, LayerSettings]:
+        """Return the plan; a method overrides it whose plan depends on the model or the data."""
+        return self.plan(layers)
+
     @abc.abstractmethod
     def solve(self, site: Site, rng: np.random.Generator) -> Solution:
         """Find the new weights of a layer.
@@ -105,7 +111,14 @@ class Method(abc.ABC):
         """
 
     def after_layer(self, compressed: Any, replacement: Any, tuner: FineTuner) -> None:
-        """Train the network as compressed so far, in place, after a layer has been replaced."""
+        """Train the network as compressed so far, in place, after a layer has been replaced.
+
+        Args:
+            compressed: a `Student`: replacements as far as there are any, float layers after them;
+                it runs as at inference.
+            replacement: the layer that was solved for.
+            tuner: trains.
+        """
         return
 
     def finish(self, compressed: Any, tuner: FineTuner) -> None:

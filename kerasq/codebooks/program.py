@@ -52,6 +52,7 @@ class Program:
     Attributes:
         steps: the calls.
         inputs: tensor numbers of the model's inputs, in order.
+        outputs: those of its outputs.
         dtypes: of the inputs.
     """
 
@@ -60,7 +61,7 @@ class Program:
         self._count = 0
         self.inputs = [self._new() for _ in model.inputs]
         self.dtypes = [tensor.dtype for tensor in model.inputs]
-        self._append(model, self.inputs)
+        self.outputs = self._append(model, self.inputs)
 
     def _new(self) -> int:
         self._count += 1
