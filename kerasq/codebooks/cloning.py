@@ -42,7 +42,8 @@ def clone_with_replacements(
     clone = _clone_graph(model, copy)
     for key, (layer, twin) in copies.items():
         if key in settings:
-            if layer.use_bias:
+            # A bias that is computed, such as a hashed one, has weights of its own.
+            if getattr(layer, "use_bias", False) and hasattr(twin.bias, "assign"):
                 twin.bias.assign(tf.convert_to_tensor(layer.bias))
         elif isinstance(layer, keras.layers.Layer) and not is_graph(layer):
             twin.set_weights(layer.get_weights())
