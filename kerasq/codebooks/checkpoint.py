@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -89,20 +89,39 @@ class Checkpoint:
             ) from error
 
     def _save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        self._write(f"{name}.npz", lambda file: np.savez(file, **arrays))
+        # In memory first: a ZipFile that cannot be written complains once more when it is dropped.
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        self._write(f"{name}.npz", lambda file: file.write(content.getbuffer()))
 
     def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
-        descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._folder / name)
-        except BaseException:  # Ctrl-C too leaves nothing half-written
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+            write_whole(self._folder / name, write)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write the checkpoint ({error.strerror or error}): make room and run again "
+                "with the same arguments, what was finished before is kept",
+                str(self._folder / name),
+            ) from error
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file that appears whole or not at all: beside, and then renamed.
+
+    What a killed process left beside is overwritten by the next one.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:  # Ctrl-C too leaves nothing half-written
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
 
 
 def _stage(name: str) -> str:

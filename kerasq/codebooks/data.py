@@ -9,55 +9,65 @@ import numpy as np
 import tensorflow as tf
 
 
-def calibration_arrays(data: Any, model: Any) -> list[np.ndarray]:
-    """Return the data as one array for each model input, images first.
+def calibration_data(data: Any, model: Any) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return the inputs, one array for each of the model, and the labels where there are any.
+
+    The data is read once: a shuffled dataset would give labels in another order the second time.
 
     Args:
-        data: an array, or a list, tuple or dict of one for each input; or a ``tf.data.Dataset``,
-            Keras ``Sequence`` or other iterable of batches. A batch may be (inputs, labels, ...):
-            the labels are not used.
+        data: an array, or a list, tuple or dict of one for each input; (inputs, labels) of such;
+            or a ``tf.data.Dataset``, Keras ``Sequence`` or other iterable of batches, each of which
+            may be (inputs, labels, ...).
         model: built Sequential or Functional model.
 
     Raises:
         TypeError: data of another kind.
-        ValueError: no data, shapes that are not those of the inputs, NaN or infinity.
+        ValueError: no data, shapes that are not those of the inputs, NaN or infinity, labels of
+            some samples only.
     """
-    if isinstance(data, np.ndarray) or tf.is_tensor(data):
+    labels = None
+    if _is_array(data):
         arrays = [np.asarray(data)]
+    elif _is_labelled(data, model):
+        arrays, labels = _by_input(data[0], model), np.asarray(data[1])
     elif isinstance(data, list | tuple | dict) and _holds_arrays(data):
         arrays = _by_input(data, model)
     elif isinstance(data, Iterable) or hasattr(data, "__getitem__"):
-        parts = [_by_input(_inputs_of(batch, model), model) for batch in _batches(data)]
-        if not parts:
-            raise ValueError("the calibration data has no batch: pass at least one")
-        arrays = [np.concatenate(of_input) for of_input in zip(*parts, strict=True)]
+        arrays, labels = _concatenated(_batches(data), model)
     else:
         raise TypeError(
             f"calibration data cannot be a {type(data).__name__}: pass an array, a "
             "tf.data.Dataset or a Keras Sequence"
         )
     _check(arrays, model)
-    return arrays
+    if labels is not None and len(labels) != len(arrays[0]):
+        raise ValueError(
+            f"the calibration data has {len(arrays[0])} samples, but labels of {len(labels)}"
+        )
+    return arrays, labels
 
 
-def labels_of(data: Any, model: Any) -> np.ndarray | None:
-    """Return the labels of (inputs, labels), as one array; None where there are none.
+def _concatenated(batches: Iterable[Any], model: Any) -> tuple[list[np.ndarray], np.ndarray | None]:
+    parts, labels = [], []
+    for batch in batches:
+        if isinstance(batch, tuple | list) and not _is_inputs(batch, len(model.inputs)):
+            # By the rule of Keras: (inputs, labels, weights).
+            labels += [np.asarray(label) for label in batch[1:2]]
+            batch = batch[0]
+        parts.append(_by_input(batch, model))
+    if not parts:
+        raise ValueError("the calibration data has no batch: pass at least one")
+    arrays = [np.concatenate(of_input) for of_input in zip(*parts, strict=True)]
+    return arrays, np.concatenate(labels) if labels else None
 
-    Args:
-        data: as of `calibration_arrays`.
-        model: built Sequential or Functional model.
-    """
-    if isinstance(data, np.ndarray | dict) or tf.is_tensor(data):
-        return None
-    inputs = len(model.inputs)
-    if isinstance(data, list | tuple) and _holds_arrays(data):
-        return np.asarray(data[1]) if inputs == 1 and len(data) > 1 else None
-    parts = [
-        np.asarray(batch[1])
-        for batch in _batches(data)
-        if isinstance(batch, tuple | list) and len(batch) > 1 and not _is_inputs(batch, inputs)
-    ]
-    return np.concatenate(parts) if parts else None
+
+def _is_labelled(data: Any, model: Any) -> bool:
+    """Tell whether data is (inputs, labels) as arrays."""
+    if not isinstance(data, list | tuple) or len(data) < 2 or not _is_array(data[1]):
+        return False
+    if _is_array(data[0]):
+        return len(model.inputs) == 1
+    return isinstance(data[0], list | tuple | dict) and _holds_arrays(data[0])
 
 
 def _is_inputs(batch: Any, inputs: int) -> bool:
@@ -66,7 +76,11 @@ def _is_inputs(batch: Any, inputs: int) -> bool:
 
 def _holds_arrays(data: Any) -> bool:
     items = data.values() if isinstance(data, dict) else data
-    return all(isinstance(x, np.ndarray) or tf.is_tensor(x) for x in items)
+    return all(_is_array(x) for x in items)
+
+
+def _is_array(data: Any) -> bool:
+    return isinstance(data, np.ndarray) or tf.is_tensor(data)
 
 
 def _batches(data: Any) -> Iterable[Any]:
@@ -77,13 +91,6 @@ def _batches(data: Any) -> Iterable[Any]:
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a Keras Sequence
         return (data[i] for i in range(len(data)))
     return data
-
-
-def _inputs_of(batch: Any, model: Any) -> Any:
-    """Return a batch without its labels, by the rule of Keras: (inputs, labels, weights)."""
-    if isinstance(batch, tuple | list) and not _is_inputs(batch, len(model.inputs)):
-        return batch[0]
-    return batch
 
 
 def _by_input(inputs: Any, model: Any) -> list[np.ndarray]:
@@ -98,8 +105,6 @@ def _by_input(inputs: Any, model: Any) -> list[np.ndarray]:
         return [np.asarray(inputs[name]) for name in names]
     if not isinstance(inputs, list | tuple):
         return [np.asarray(inputs)]
-    if len(model.inputs) == 1 and len(inputs) > 1:
-        inputs = inputs[:1]  # (inputs, labels)
     return [np.asarray(x) for x in inputs]
 
 

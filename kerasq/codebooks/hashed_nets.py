@@ -16,7 +16,7 @@ from kerasq.codebooks.registry import register_method
 from kerasq.codebooks.selection import Selection, convolves, selected
 from kerasq.codebooks.site import Site, Solution, weight_solution
 from kerasq.layers import HashedDense
-from kerasq.layers.hashed import hashes
+from kerasq.layers.hashed import bucket_count, hashes
 from kerasq.representations.hashed import DEFAULT_SEED
 
 
@@ -127,7 +127,7 @@ class HashedNets(Method):
     def solve(self, site: Site, rng: np.random.Generator) -> Solution:
         """Find the values that a layer starts from."""
         kernel, settings, bias = site.kernel, site.settings, _bias(site.layer)
-        size = math.ceil(settings.ratio * kernel.size)
+        size = bucket_count(settings.ratio, kernel.size)
         buckets, signs = hashes(kernel.shape, size, settings.seed)
         limit = 1 / math.sqrt(kernel.shape[0])
         if self.from_scratch:
@@ -135,7 +135,7 @@ class HashedNets(Method):
         else:
             weights = {"values": _bucket_means(kernel, buckets, signs, size)}
         if bias is not None and (settings.hash_bias or self.from_scratch):
-            count = math.ceil(settings.ratio * len(bias)) if settings.hash_bias else len(bias)
+            count = bucket_count(settings.ratio, len(bias)) if settings.hash_bias else len(bias)
             name = "hashed_bias" if settings.hash_bias else "bias"
             if self.from_scratch:
                 weights[name] = rng.uniform(-limit, limit, count)

@@ -13,6 +13,11 @@ from kerasq.layers.own_variables import OwnVariables
 from kerasq.representations.hashed import DEFAULT_SEED, HashedKernel, hash_buckets, hash_signs
 
 
+def bucket_count(ratio: float, weights: int) -> int:
+    """Return how many real values stand for a number of virtual weights, rounded up."""
+    return math.ceil(ratio * weights)
+
+
 @register
 class HashedDense(OwnVariables, keras.layers.Dense):
     r"""Dense layer whose weights share the values of their hash bucket.
@@ -69,7 +74,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
         limit = 1 / math.sqrt(channels)
         self.values = self.add_weight(
             name="values",
-            shape=(math.ceil(self.ratio * channels * self.units),),
+            shape=(bucket_count(self.ratio, channels * self.units),),
             initializer=keras.initializers.RandomUniform(-limit, limit),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
@@ -90,7 +95,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
             "trainable": True,
         }
         if self.use_bias and self.hash_bias:
-            size = math.ceil(self.ratio * self.units)
+            size = bucket_count(self.ratio, self.units)
             self.hashed_bias = self.add_weight(name="hashed_bias", shape=(size,), **settings)
             self._bias_hashes = hashes((1, self.units), size, self.seed, "B")
         elif self.use_bias:
