@@ -21,7 +21,8 @@ from kerasq.benchmark.progress import epoch_callback, stage
 from kerasq.benchmark.report import Report, Row
 from kerasq.codebooks import QCNN, compress
 from kerasq.export import convert, inspect
-from kerasq.export.tflite import quiet, write_whole
+from kerasq.export.tflite import quiet
+from kerasq.files import write_whole
 from kerasq.keras import keras
 from kerasq.runtime import Interpreter
 

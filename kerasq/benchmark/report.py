@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kerasq.benchmark.latency import Timing
 from kerasq.export.summary import table_console
-from kerasq.export.tflite import write_whole
+from kerasq.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from kerasq.codebooks.site import Solution
+from kerasq.files import write_whole
 
 _RUN = "run.json"
 
@@ -42,7 +41,7 @@ class Checkpoint:
             self._compare(json.loads(path.read_text()), run)
         else:
             text = json.dumps(run, indent=1).encode()
-            self._write(_RUN, lambda file: file.write(text))
+            self._write(_RUN, text)
 
     def _compare(self, found: dict[str, Any], run: dict[str, Any]) -> None:
         other = sorted(k for k in found.keys() | run.keys() if found.get(k) != run.get(k))
@@ -92,11 +91,11 @@ class Checkpoint:
         # In memory first: a ZipFile that cannot be written complains once more when it is dropped.
         content = io.BytesIO()
         np.savez(content, **arrays)
-        self._write(f"{name}.npz", lambda file: file.write(content.getbuffer()))
+        self._write(f"{name}.npz", content.getbuffer())
 
-    def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
+    def _write(self, name: str, content: bytes | memoryview) -> None:
         try:
-            write_whole(self._folder / name, write)
+            write_whole(self._folder / name, content)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -104,24 +103,6 @@ class Checkpoint:
                 "with the same arguments, what was finished before is kept",
                 str(self._folder / name),
             ) from error
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file that appears whole or not at all: beside, and then renamed.
-
-    What a killed process left beside is overwritten by the next one.
-    """
-    beside = path.with_name(path.name + ".part")
-    try:
-        with open(beside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:  # Ctrl-C too leaves nothing half-written
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
 
 
 def _stage(name: str) -> str:

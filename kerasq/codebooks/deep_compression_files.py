@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasq.export.tflite import write_whole
+from kerasq.files import write_whole
 
 _LARGEST_GAP = 15
 _KINDS = ("conv", "fc", "ip")

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from kerasq.codebooks import report_plots
-from kerasq.codebooks.checkpoint import write_whole
 from kerasq.codebooks.report_facts import LayerFacts, Page
+from kerasq.files import write_whole
 
 
 def check_report(path: str | os.PathLike[str]) -> Path:
@@ -38,7 +38,7 @@ def write_page(path: Path, page: Page) -> None:
     """
     content = _document(page).encode()
     try:
-        write_whole(path, lambda file: file.write(content))
+        write_whole(path, content)
     except OSError as error:
         raise OSError(
             error.errno,

@@ -6,7 +6,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +13,7 @@ import tensorflow as tf
 from kerasq.export.deploy import deploy, packed_layers
 from kerasq.export.inspection import inspect
 from kerasq.export.lowering import lower
+from kerasq.files import write_whole
 
 
 def convert(
@@ -69,20 +69,6 @@ def convert_deployed(deployed: Any) -> bytes:
             f"({tf.__version__}): kerasq is tested with the range its package states"
         )
     return lower(content)
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import io
 import math
 import os
-import tempfile
-from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
+
+from kerasq.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,16 +46,10 @@ class Representation(abc.ABC):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an ``.npz`` file; it appears whole or not at all."""
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                fields = {k: v for k, v in self._fields().items() if v is not None}
-                np.savez(file, kind=type(self).__name__, **fields)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        fields = {k: v for k, v in self._fields().items() if v is not None}
+        content = io.BytesIO()
+        np.savez(content, kind=type(self).__name__, **fields)
+        write_whole(path, content.getbuffer())
 
     def _fields(self) -> dict[str, object]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasq.codebooks import QCNN, checkpoint, compress
+from kerasq import files
+from kerasq.codebooks import QCNN, compress
 from kerasq.keras import keras
 
 # A run as a user starts it. With a second argument it is killed, by itself, between the writing and
@@ -22,7 +23,8 @@ SCRIPT = """
 import os, signal, sys
 import numpy as np
 import kerasq
-from kerasq.codebooks import checkpoint, compress, get
+from kerasq import files
+from kerasq.codebooks import compress, get
 from kerasq.keras import keras
 
 folder, method, out = sys.argv[1:4]
@@ -35,7 +37,7 @@ def count_and_die(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 
-checkpoint.os.replace = count_and_die
+files.os.replace = count_and_die
 keras.utils.set_random_seed(3)
 layers = keras.layers
 model = keras.Sequential(
@@ -135,7 +137,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(at, rng, tmp_p
     model, method = network(), QCNN(2, 4)
     file = ["run.json", "layer-0000.npz", "layer-0001.npz", "layer-0002.npz"][at - 1]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "open", FullDisk(at), raising=False)
+        patch.setattr(files, "open", FullDisk(at), raising=False)
         with pytest.raises(OSError, match="cannot write the checkpoint.*make room") as caught:
             compress(model, x, method, tmp_path, verbose=False)
     assert caught.value.errno == errno.ENOSPC

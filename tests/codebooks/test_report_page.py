@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasq.codebooks import QCNN, checkpoint, compress
+from kerasq import files
+from kerasq.codebooks import QCNN, compress
 from kerasq.codebooks.report import check_report
 from kerasq.keras import keras
 
@@ -174,7 +175,7 @@ def test_a_page_is_written_whole_or_not_at_all(data, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("the last one")
     full = functools.partial(open, "/dev/full")
-    monkeypatch.setattr(checkpoint, "open", lambda file, mode: full(mode), raising=False)
+    monkeypatch.setattr(files, "open", lambda file, mode: full(mode), raising=False)
     with pytest.raises(OSError, match="cannot write the report.*No space left.*report.html"):
         compress(network(), data, QCNN(**METHOD), verbose=False, report=path)
     assert path.read_text() == "the last one"
