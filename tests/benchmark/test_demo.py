@@ -111,7 +111,8 @@ def test_cifar_demo_in_short(tmp_path, rng):
     floating, _, plain, corrected, tuned = report.rows
     assert report.images == 50
     assert report.largest_difference <= 100 / 50
-    assert plain.file_bytes == corrected.file_bytes == tuned.file_bytes
+    # Corrected, the ten biases of the network, all zero here, are no longer one number.
+    assert plain.file_bytes < corrected.file_bytes == tuned.file_bytes < plain.file_bytes + 200
     assert corrected.times_smaller > 8 * floating.times_smaller
     names = [row["operator"] for row in tuned.operators]
     assert names.count("KerasqCodebookConv2D") == 7 and names.count("KerasqCodebookDense") == 1

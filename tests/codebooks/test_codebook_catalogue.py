@@ -163,11 +163,13 @@ def test_the_configuration_rebuilds_the_method(name):
     assert again.name == name and isinstance(get(name), type(method))
 
 
+@pytest.mark.slow
 def test_a_second_run_gives_the_same(name):
     small = compressed(name)[1]
     same_weights(small, compress(network(), data(), method_named(name), verbose=False))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_taken_up_again(name, tmp_path):
     def interrupt(report):
         raise KeyboardInterrupt
@@ -197,6 +199,7 @@ def test_the_stock_runtime_computes_what_keras_does(name):
     np.testing.assert_array_equal(got.argmax(-1), want.argmax(-1))
 
 
+@pytest.mark.slow
 def test_the_report_tells_of_every_layer(name):
     model, small, text = compressed(name)
     for layer in replacements(model, small):
