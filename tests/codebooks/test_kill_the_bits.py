@@ -217,7 +217,7 @@ def test_files_need_torch(monkeypatch, tmp_path):
 
 
 def test_a_file_of_torch_itself(rng, tmp_path):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="torch is an extra of gigabytes: kerasq[torch]")
     model = resnet_of(archive(rng, True), SHAPE)
     save_kill_the_bits(model, tmp_path / "resnet.pth")
     again = load_kill_the_bits(tmp_path / "resnet.pth", SHAPE)
