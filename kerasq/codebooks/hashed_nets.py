@@ -16,7 +16,7 @@ from kerasq.codebooks.registry import register_method
 from kerasq.codebooks.selection import Selection, convolves, selected
 from kerasq.codebooks.site import Site, Solution, weight_solution
 from kerasq.layers import HashedDense
-from kerasq.layers.hashed import bucket_count, hashes
+from kerasq.layers.hashed import VALUE_DTYPES, bucket_count, hashes
 from kerasq.representations.hashed import DEFAULT_SEED
 
 
@@ -28,11 +28,13 @@ class HashedSettings(LayerSettings):
         ratio: ρ.
         seed: of the hashes.
         hash_bias: hash the bias too.
+        value_dtype: that the values are shipped in.
     """
 
     ratio: float
     seed: int
     hash_bias: bool
+    value_dtype: str
 
     def replacement(self, layer: Any) -> HashedDense:
         """Return an unbuilt layer of the layer's configuration."""
@@ -65,6 +67,8 @@ class HashedNets(Method):
         batch_size: samples in a step.
         hash_seed: of the hashes, 0 to 2^31 - 1.
         seed: of the random start and of the order of the samples.
+        value_dtype: "float32" or "float16", the type that w is shipped in.
+        weight_decay: added to the gradient as ``weight_decay · w``.
 
     Raises:
         ValueError: a setting out of range.
@@ -88,10 +92,17 @@ class HashedNets(Method):
         batch_size: int = 128,
         hash_seed: int = DEFAULT_SEED,
         seed: int = 0,
+        value_dtype: str = "float32",
+        weight_decay: float = 0.0,
     ):
         self.ratio, self.hash_bias, self.from_scratch = ratio, hash_bias, from_scratch
         self.layers, self.steps, self.learning_rate = layers, steps, learning_rate
         self.batch_size, self.hash_seed, self.seed = batch_size, hash_seed, seed
+        self.value_dtype, self.weight_decay = value_dtype, weight_decay
+        if value_dtype not in VALUE_DTYPES:
+            raise ValueError(
+                f"HashedNets: value_dtype is one of {VALUE_DTYPES}, got {value_dtype!r}"
+            )
         if not 0 < ratio <= 1:
             raise ValueError(f"HashedNets: ratio is above 0 and at most 1, got {ratio}")
         if not 0 <= hash_seed < 1 << 31:
@@ -115,7 +126,7 @@ class HashedNets(Method):
             ValueError: no dense layer; ``layers`` names a layer that is not there.
         """
         chosen = selected(layers, self.layers, "HashedNets")
-        settings = HashedSettings(self.ratio, self.hash_seed, self.hash_bias)
+        settings = HashedSettings(self.ratio, self.hash_seed, self.hash_bias, self.value_dtype)
         plan = {layer.name: settings for layer in chosen if not convolves(layer)}
         if not plan:
             raise ValueError(
@@ -143,7 +154,8 @@ class HashedNets(Method):
                 rows = hashes((1, len(bias)), count, settings.seed, "B")
                 weights[name] = _bucket_means(bias[None], *rows, count)
         weights = {name: value.astype(np.float32) for name, value in weights.items()}
-        return weight_solution(weights, kernel, signs * weights["values"][buckets])
+        shipped = weights["values"].astype(settings.value_dtype).astype(np.float32)
+        return weight_solution(weights, kernel, signs * shipped[buckets])
 
     def finish(self, compressed: Any, tuner: FineTuner) -> None:
         """Train the network."""
@@ -155,6 +167,7 @@ class HashedNets(Method):
             self.learning_rate,
             self.batch_size,
             optimizer="adam",
+            weight_decay=self.weight_decay,
             schedule="cosine",
             training=True,
             loss="distillation" if tuner.labels is None else "labels",

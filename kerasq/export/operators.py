@@ -260,8 +260,8 @@ def hashed_dense(
         activation: "linear", "relu" or "relu6".
 
     Returns:
-        A function of the tensors, in the operator's order: x (..., Cin); values, float32 (N,);
-        multiplier and bias (1 or Ct,).
+        A function of the tensors, in the operator's order: x (..., Cin); values, float32 or float16
+        (N,); multiplier and bias (1 or Ct,).
     """
     attributes = ConvAttributes((1, 1), channels_out, activation=activation)
     options = {
@@ -277,6 +277,7 @@ def hashed_dense(
         index = np.where(hash_signs(shape, seed) > 0, 0, buckets) + hash_buckets(
             shape, buckets, seed
         )
+        values = tf.cast(values, tf.float32)
         signed = tf.concat([values, -values], axis=0)
         kernel = tf.gather(signed, index.astype(np.int32))[None, None]
         return _as_rows(x, lambda rows: _convolve(attributes, rows, kernel, multiplier, bias))

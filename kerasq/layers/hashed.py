@@ -12,6 +12,8 @@ from kerasq.keras import keras, register
 from kerasq.layers.own_variables import OwnVariables
 from kerasq.representations.hashed import DEFAULT_SEED, HashedKernel, hash_buckets, hash_signs
 
+VALUE_DTYPES = ("float32", "float16")
+
 
 def bucket_count(ratio: float, weights: int) -> int:
     """Return how many real values stand for a number of virtual weights, rounded up."""
@@ -23,9 +25,11 @@ class HashedDense(OwnVariables, keras.layers.Dense):
     r"""Dense layer whose weights share the values of their hash bucket.
 
     Forward: ``V[j, i] = ξ(i, j) · w[h(i, j)]`` for output i and input j, with fixed hashes h into
-    N buckets and ξ to ±1, then ``y = activation(x @ V + bias)`` over the last axis of x.
+    N buckets and ξ to ±1 and w rounded to ``value_dtype``, then ``y = activation(x @ V + bias)``
+    over the last axis of x.
 
-    Gradient: ``∂L/∂w[n] = Σ_{ij: h(i, j) = n} ξ(i, j) ∂L/∂V[j, i]``, ``∂L/∂x = ∂L/∂y @ Vᵀ``.
+    Gradient: ``∂L/∂w[n] = Σ_{ij: h(i, j) = n} ξ(i, j) ∂L/∂V[j, i]``, as if w were not rounded;
+    ``∂L/∂x = ∂L/∂y @ Vᵀ``.
 
     Weights: ``values`` w, (N,), trainable, ``N = ceil(ratio · inputs · units)``, at first uniform
     in ±1/√inputs; ``bias``. The hashes are those of `kerasq.representations.hash_buckets`.
@@ -35,6 +39,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
         ratio: ρ, real weights to weights, above 0 and at most 1.
         seed: of both hashes.
         hash_bias: hash the bias likewise, into ``hashed_bias`` of ceil(ratio · units) values.
+        value_dtype: "float32" or "float16", the type that w is shipped in.
         **kwargs: as for ``keras.layers.Dense``; kernel_regularizer and kernel_constraint apply to
             the values, kernel_initializer is not used.
 
@@ -43,7 +48,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
 
     Reference: Chen et al., Compressing Neural Networks with the Hashing Trick, arXiv:1504.04788
 
-    Deviations: the authors' code hashes the bias; here it is a setting.
+    Deviations: the authors' code hashes the bias; here it is a setting. They store w in 32 bits.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
         ratio: float = 0.125,
         seed: int = DEFAULT_SEED,
         hash_bias: bool = False,
+        value_dtype: str = "float32",
         **kwargs: Any,
     ) -> None:
         super().__init__(units, **kwargs)
@@ -62,7 +68,13 @@ class HashedDense(OwnVariables, keras.layers.Dense):
             )
         if not 0 <= seed < 1 << 31:
             raise ValueError(f"HashedDense {self.name!r}: seed is 0 to {(1 << 31) - 1}, got {seed}")
+        if value_dtype not in VALUE_DTYPES:
+            raise ValueError(
+                f"HashedDense {self.name!r}: value_dtype is one of {VALUE_DTYPES}, got "
+                f"{value_dtype!r}"
+            )
         self.ratio, self.seed, self.hash_bias = float(ratio), int(seed), bool(hash_bias)
+        self.value_dtype = value_dtype
 
     def build(self, input_shape: Any) -> None:
         """Add the values and the bias, and compute the hashes."""
@@ -106,7 +118,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
         """The weights V (inputs, units), in the layer's compute dtype."""
         if not self.built:
             raise AttributeError(f"build layer {self.name!r} before reading its kernel")
-        values = tf.convert_to_tensor(self.values)
+        values = _rounded(tf.convert_to_tensor(self.values), self.value_dtype)
         return tf.cast(_spread(values, self._buckets, self._signs), self.compute_dtype)
 
     @property
@@ -119,7 +131,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
 
     def hashed_kernel(self) -> HashedKernel:
         """Return the kernel as it is shipped: ``decode()`` is ``kernel`` in float32."""
-        values = np.array(tf.convert_to_tensor(self.values))
+        values = np.array(tf.convert_to_tensor(self.values)).astype(self.value_dtype)
         return HashedKernel(self.kernel_shape, values, self.seed)
 
     def _own_variables(self) -> dict[str, Any]:
@@ -135,6 +147,7 @@ class HashedDense(OwnVariables, keras.layers.Dense):
             "ratio": self.ratio,
             "seed": self.seed,
             "hash_bias": self.hash_bias,
+            "value_dtype": self.value_dtype,
         }
 
 
@@ -151,6 +164,18 @@ def hashes(
     """
     signs = hash_signs(shape, seed, f"xi{kind}").astype(np.int8)
     return hash_buckets(shape, buckets, seed, f"idx{kind}"), signs
+
+
+@tf.custom_gradient
+def _through(values: tf.Tensor, rounded: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    return tf.identity(rounded), lambda upstream: (upstream, None)
+
+
+def _rounded(values: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Return what is left of the values in a type; its gradient is that of the values."""
+    if values.dtype == dtype:
+        return values
+    return _through(values, tf.cast(tf.cast(values, dtype), values.dtype))
 
 
 def _spread(values: tf.Tensor, buckets: np.ndarray, signs: np.ndarray) -> tf.Tensor:

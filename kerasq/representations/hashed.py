@@ -22,7 +22,7 @@ class HashedKernel(Representation):
 
     Attributes:
         shape: (Cin, Ct).
-        values: float32 (N,), the real weights.
+        values: float32 or float16 (N,), the real weights.
         seed: of both hashes.
     """
 
@@ -30,7 +30,9 @@ class HashedKernel(Representation):
     seed: int = DEFAULT_SEED
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, np.float32)
+        values = np.asarray(self.values)
+        if values.dtype != np.float16:
+            values = values.astype(np.float32)
         if len(self.shape) != 2 or values.ndim != 1 or not values.size:
             raise ValueError(
                 f"a hashed kernel is (inputs, outputs) with a vector of values, not {self.shape} "
@@ -44,7 +46,7 @@ class HashedKernel(Representation):
     def decode(self) -> np.ndarray:
         """Return the kernel in float32."""
         buckets = hash_buckets(self.shape, len(self.values), self.seed)
-        return hash_signs(self.shape, self.seed) * self.values[buckets]
+        return hash_signs(self.shape, self.seed) * self.values[buckets].astype(np.float32)
 
 
 def hash_buckets(

@@ -219,11 +219,16 @@ def sparse_fc(
 
 
 def hashed_fc(
-    rng: np.random.Generator, channels_in: int, channels_out: int, buckets: int
+    rng: np.random.Generator,
+    channels_in: int,
+    channels_out: int,
+    buckets: int,
+    dtype: str = "float32",
 ) -> Operator:
     """A dense layer of random hashed weights."""
     function = hashed_dense(channels_out, channels_in, buckets, seed=2)
-    tensors = [_normal(rng, buckets), _positive(rng, channels_out), _normal(rng, channels_out)]
+    values = _normal(rng, buckets).astype(dtype)
+    tensors = [values, _positive(rng, channels_out), _normal(rng, channels_out)]
     return Operator(function, tensors)
 
 
@@ -395,6 +400,9 @@ MODELS: dict[str, Callable[[np.random.Generator], Case]] = {
     "sparse conv, groups": single(sparse_conv, 1, 8, 8, 24, channels_out=12, codewords=9, groups=3),
     "sparse dense": single(sparse_fc, 5, 131, channels_out=10, codewords=17),
     "hashed dense": single(hashed_fc, 3, 77, channels_out=50, buckets=400),
+    "hashed dense, halves": single(
+        hashed_fc, 3, 77, channels_out=50, buckets=400, dtype="float16"
+    ),
     "codebook network": codebook_network,
     "binary network": binary_network,
     "binary layers": binary_layers,

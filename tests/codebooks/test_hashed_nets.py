@@ -138,6 +138,28 @@ def test_shipped_kernel_is_the_one_computed():
     assert kernel.values.nbytes == 4 * 120
 
 
+def test_halves_are_computed_as_they_are_shipped(rng):
+    layer = built(30, 40, ratio=0.1, value_dtype="float16")
+    shipped = layer.hashed_kernel()
+    np.testing.assert_array_equal(shipped.decode(), kernel_of(layer))
+    assert shipped.values.nbytes == 2 * 120
+    assert np.abs(shipped.values - np.array(tf.convert_to_tensor(layer.values))).max() > 0
+    upstream = rng.normal(size=(40, 30)).astype("float32")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer.kernel * upstream)
+    got = tf.convert_to_tensor(tape.gradient(loss, value_of(layer.values)))
+    want = np.zeros(120)
+    np.add.at(want, layer._buckets, layer._signs * upstream)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)  # rounding passes it on
+
+
+def test_unknown_type_of_values_is_refused():
+    with pytest.raises(ValueError, match="value_dtype is one of"):
+        HashedDense(3, value_dtype="int8")
+    with pytest.raises(ValueError, match="value_dtype is one of"):
+        HashedNets(value_dtype="int8")
+
+
 def test_values_are_the_least_squares_fit(rng):
     kernel = rng.normal(size=(8, 6)).astype("float32")
     layer = layers.Dense(6, name="d")

@@ -134,11 +134,12 @@ def test_other_codebooks_stay_codebooks(rng, density, settings):
 
 
 @pytest.mark.parametrize("hash_bias", [False, True])
-def test_hashed_layers(rng, hash_bias):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_hashed_layers(rng, hash_bias, dtype):
     model = keras.Sequential(
         [
             keras.Input((50,)),
-            HashedDense(30, ratio=0.1, hash_bias=hash_bias, activation="relu"),
+            HashedDense(30, ratio=0.1, hash_bias=hash_bias, value_dtype=dtype, activation="relu"),
             HashedDense(20, ratio=0.25, seed=7, use_bias=False),
             keras.layers.BatchNormalization(),
             HashedDense(4, ratio=1.0, activation="softmax"),
@@ -148,7 +149,7 @@ def test_hashed_layers(rng, hash_bias):
     operators = check(model, rng.standard_normal((6, 50)).astype(np.float32))
     assert [o.name for o in operators] == ["KerasqHashedDense"] * 3
     assert [o.options["seed"] for o in operators] == [2, 7, 2]
-    assert operators[0].nbytes == 4 * (150 + 1 + 30)
+    assert operators[0].nbytes == np.dtype(dtype).itemsize * 150 + 4 * (1 + 30)
 
 
 def test_sums_of_kernels(rng):

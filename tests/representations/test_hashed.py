@@ -60,6 +60,17 @@ def test_bytes_and_files(tmp_path, rng):
     )
 
 
+def test_halves_take_two_bytes(tmp_path, rng):
+    values = rng.standard_normal(6).astype(np.float16)
+    kernel = HashedKernel((7, 5), values)
+    assert kernel.nbytes == 12 and kernel.decode().dtype == np.float32
+    np.testing.assert_array_equal(
+        kernel.decode(), HashedKernel((7, 5), values.astype(np.float32)).decode()
+    )
+    kernel.save(tmp_path / "kernel.npz")
+    assert representations.load(tmp_path / "kernel.npz").values.dtype == np.float16
+
+
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="vector of values"):
         HashedKernel((3, 3, 3), np.ones(4))

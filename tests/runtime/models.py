@@ -135,11 +135,15 @@ def sparse_dense(rng, channels_in, channels_out, codewords=9, density=0.2):
     return Operator(function, sparse_constants(rng, kernel, channels_out))
 
 
-def hashed_dense(rng, channels_in, channels_out, buckets=50, seed=2):
-    """A random KerasqHashedDense."""
+def hashed_dense(rng, channels_in, channels_out, buckets=50, seed=2, dtype=np.float32):
+    """A random KerasqHashedDense; ``dtype`` is that of its values."""
     constants = [
-        rng.standard_normal(size).astype(np.float32)
-        for size in (buckets, channels_out, channels_out)
+        rng.standard_normal(size).astype(kind)
+        for size, kind in (
+            (buckets, dtype),
+            (channels_out, np.float32),
+            (channels_out, np.float32),
+        )
     ]
     return Operator(operators.hashed_dense(channels_out, channels_in, buckets, seed), constants)
 

@@ -32,6 +32,7 @@ def test_any_number_of_channels(rng, channels):
         models.sparse_dense(rng, *channels),
         models.hashed_dense(rng, *channels),
         models.hashed_dense(rng, *channels, buckets=1, seed=2**31 - 1),
+        models.hashed_dense(rng, *channels, dtype=np.float16),
     ):
         assert_kernel_equals_body(models.sequential((2, channels[0]), layer), x)
 

@@ -5,6 +5,7 @@
 #include "core/checks.h"
 #include "core/decoded_conv.h"
 #include "core/kernels.h"
+#include "core/values.h"
 #include "core/xxhash32.h"
 
 namespace kerasq {
@@ -12,7 +13,8 @@ namespace kerasq {
 float HashedWeight(const HashedWeights& w, int input, int output) {
   const std::string place = std::to_string(output) + '_' + std::to_string(input);
   const uint32_t seed = static_cast<uint32_t>(w.seed);
-  const float value = w.values[Xxh32(place + "idxW", seed) % static_cast<uint32_t>(w.buckets)];
+  const uint32_t bucket = Xxh32(place + "idxW", seed) % static_cast<uint32_t>(w.buckets);
+  const float value = FloatOrHalf(w.value_data, w.values_are_f16, bucket);
   return Xxh32(place + "xiW", seed) % 2 == 1 ? value : -value;
 }
 

@@ -86,7 +86,8 @@ struct SparseWeights {
 struct HashedWeights {
   Activation activation;
   int seed;
-  const float* values;  // [buckets]
+  const void* value_data;  // float or IEEE half, [buckets]
+  bool values_are_f16;
   int buckets;
   const float* multiplier;
   int multiplier_size;

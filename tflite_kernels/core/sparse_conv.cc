@@ -12,8 +12,7 @@ namespace kerasq {
 namespace {
 
 float CodewordOf(const SparseWeights& w, int code) {
-  if (!w.codewords_are_f16) return static_cast<const float*>(w.codeword_data)[code];
-  return HalfToFloat(static_cast<const uint16_t*>(w.codeword_data)[code]);
+  return FloatOrHalf(w.codeword_data, w.codewords_are_f16, code);
 }
 
 std::string CheckSparse(const ConvGeometry& g, const SparseWeights& w) {

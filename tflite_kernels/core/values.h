@@ -57,9 +57,14 @@ inline uint16_t StreamElement(const uint8_t* stream, int64_t i, int bits) {
   return static_cast<uint16_t>(value & ((1u << bits) - 1));
 }
 
+// Element `i` of an array of floats, or of IEEE halves.
+inline float FloatOrHalf(const void* data, bool is_f16, int64_t i) {
+  if (!is_f16) return static_cast<const float*>(data)[i];
+  return HalfToFloat(static_cast<const uint16_t*>(data)[i]);
+}
+
 inline float CodewordElement(const CodebookWeights& w, int64_t i) {
-  if (!w.codewords_are_f16) return static_cast<const float*>(w.codeword_data)[i];
-  return HalfToFloat(static_cast<const uint16_t*>(w.codeword_data)[i]);
+  return FloatOrHalf(w.codeword_data, w.codewords_are_f16, i);
 }
 
 // Whether bit `i` of an output channel's row in plane `plane` is set.

@@ -20,13 +20,25 @@ TEST(HashedConv, WorkedExample) {
   for (int n = 0; n < 16; ++n) values[n] = static_cast<float>(n);
   HashedWeights w = {};
   w.seed = 2;
-  w.values = values.data();
+  w.value_data = values.data();
   w.buckets = 16;
   for (int i = 0; i < 3; ++i) {
     for (int j = 0; j < 4; ++j) {
       EXPECT_EQ(HashedWeight(w, j, i), static_cast<float>(signs[i][j] * buckets[i][j]));
     }
   }
+}
+
+TEST(HashedConv, ReadsHalves) {
+  const std::vector<uint16_t> halves = {0x3C00, 0xC000, 0x3555};  // 1, -2, about 1/3
+  const std::vector<float> values = {1.0f, -2.0f, 0.333251953125f};
+  HashedWeights half = {}, whole = {};
+  half.seed = whole.seed = 2;
+  half.buckets = whole.buckets = 3;
+  half.value_data = halves.data();
+  half.values_are_f16 = true;
+  whole.value_data = values.data();
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(HashedWeight(half, i, 7), HashedWeight(whole, i, 7));
 }
 
 TEST(HashedConv, MatchesTheReference) {
@@ -37,10 +49,15 @@ TEST(HashedConv, MatchesTheReference) {
     g.out_c = random.Int(1, 200);
     const std::vector<float> values = random.Floats(random.Int(1, 100));
     const std::vector<float> multiplier = random.Floats(g.out_c), bias = random.Floats(1);
-    const HashedWeights w = {Activation::kRelu, random.Int(0, 1000),
-                             values.data(),     static_cast<int>(values.size()),
-                             multiplier.data(), g.out_c,
-                             bias.data(),       1};
+    const HashedWeights w = {Activation::kRelu,
+                             random.Int(0, 1000),
+                             values.data(),
+                             /*values_are_f16=*/false,
+                             static_cast<int>(values.size()),
+                             multiplier.data(),
+                             g.out_c,
+                             bias.data(),
+                             1};
     const std::vector<float> input = random.Floats(static_cast<size_t>(g.batch) * g.in_c);
     std::vector<float> expected(static_cast<size_t>(g.batch) * g.out_c);
     ReferenceHashedConv(g, w, input.data(), expected.data());
@@ -58,7 +75,7 @@ TEST(HashedConv, MatchesTheReference) {
 TEST(HashedConv, RefusesValuesWithoutMeaning) {
   const float one = 1.0f;
   const ConvGeometry g{1, 3, 3, 8, 3, 3, 5, 1, 1, 1, 1, 1, 1, 0, 0, 1};
-  HashedWeights w = {Activation::kNone, 2, &one, 1, &one, 1, &one, 1};
+  HashedWeights w = {Activation::kNone, 2, &one, false, 1, &one, 1, &one, 1};
   std::string error;
   const auto refused = [&](const ConvGeometry& geometry, const char* why) {
     EXPECT_EQ(MakeHashedConv(geometry, w, &error), nullptr);

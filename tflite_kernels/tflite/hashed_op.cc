@@ -24,10 +24,14 @@ class HashedOp : public ConvOp {
   Status Pack(const TensorList& inputs, const ConvGeometry& geometry, Activation activation,
               std::unique_ptr<ConvOperator>* packed) const override {
     KERASQ_RETURN_IF_ERROR(CheckChannelsIn(channels_in_, geometry));
-    KERASQ_RETURN_IF_ERROR(CheckConstant("values", *inputs[kValues], kTfLiteFloat32, {buckets_}));
+    const TfLiteTensor& values = *inputs[kValues];
+    const bool half = values.type == kTfLiteFloat16;
+    KERASQ_RETURN_IF_ERROR(
+        CheckConstant("values", values, half ? kTfLiteFloat16 : kTfLiteFloat32, {buckets_}));
     HashedWeights weights = {};
     weights.seed = seed_;
-    weights.values = inputs[kValues]->data.f;
+    weights.value_data = values.data.data;
+    weights.values_are_f16 = half;
     weights.buckets = buckets_;
     KERASQ_RETURN_IF_ERROR(
         ReadOutput(*inputs[kMultiplier], *inputs[kBias], geometry, activation, &weights));
