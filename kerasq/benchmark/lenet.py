@@ -49,7 +49,12 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "hashed_nets": {
         "lenet5": {"ratio": 0.1, "steps": 2000},
-        "lenet300": {"ratio": 0.11, "steps": 3000},
+        "lenet300": {
+            "ratio": 0.24,
+            "steps": 8000,
+            "weight_decay": 1e-4,
+            "value_dtype": "float16",
+        },
     },
 }
 EPOCHS = {"lenet5": 12, "lenet300": 15}
