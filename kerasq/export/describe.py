@@ -157,8 +157,14 @@ def _with_kernel(
 ) -> LayerSpec:
     geometry = geometry_of(layer, kernel)
     channels = layer.units if geometry is None else geometry.channels_out
-    bias = np.asarray(layer.bias, np.float32) if layer.use_bias else np.zeros(channels, np.float32)
+    bias = _bias_of(layer) if layer.use_bias else np.zeros(channels, np.float32)
     return LayerSpec(layer.name, method, representation, geometry, channels, bias, layer.activation)
+
+
+def _bias_of(layer: Any) -> np.ndarray:
+    """Return the bias that a layer adds at inference: a quantized one where it has such."""
+    quantized = getattr(layer, "bias_bits", None) is not None
+    return layer.stored_bias() if quantized else np.asarray(layer.bias, np.float32)
 
 
 def _represent(layer: Any, quantizer: Any, kernel: np.ndarray) -> Representation:

@@ -10,6 +10,8 @@ import tensorflow as tf
 from kerasq.abstract import AbstractLayer
 from kerasq.keras import keras
 from kerasq.layers.registry import register_layer
+from kerasq.quantizers.base import check_range
+from kerasq.quantizers.gradients import with_gradient
 
 _Layer = TypeVar("_Layer", bound=keras.layers.Layer)
 
@@ -88,10 +90,18 @@ def check_images(block: keras.layers.Layer, shape: Any) -> int:
     return int(shape[-1])
 
 
+SCALAR_GRADIENT_SCALE = 0.1  # Fixup trains its scalars with a tenth of the learning rate
+
+
 class _Scalar(keras.layers.Layer):
-    """A layer with one trained number."""
+    """A layer with one trained number, whose gradient is multiplied by ``gradient_scale``."""
 
     initial = "zeros"
+
+    def __init__(self, gradient_scale: float = SCALAR_GRADIENT_SCALE, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        what = f"{type(self).__name__} {self.name!r}: gradient_scale"
+        self.gradient_scale = check_range(gradient_scale, 0.0, 1.0, what)
 
     def build(self, input_shape: Any) -> None:
         self.value = self.add_weight(
@@ -100,15 +110,29 @@ class _Scalar(keras.layers.Layer):
         super().build(input_shape)
 
     def _as(self, x: Any) -> tf.Tensor:
-        return tf.cast(tf.convert_to_tensor(self.value), x.dtype)
+        value = tf.convert_to_tensor(self.value)
+        return tf.cast(with_gradient(value, lambda dv: self.gradient_scale * dv), x.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "gradient_scale": self.gradient_scale}
+
 
 @register_layer
 class ScalarBias(_Scalar):
-    """Add one trained number, initially 0, to all elements."""
+    """Add one trained number, initially 0, to all elements.
+
+    Args:
+        gradient_scale: 0..1, by which the number's gradient is multiplied: Fixup's 0.1. For plain
+            and momentum SGD that is a tenth of the learning rate; Adam and its kin divide by the
+            gradient's own size, so that it has no effect.
+        **kwargs: as for ``keras.layers.Layer``.
+
+    Raises:
+        ValueError: a scale outside 0..1.
+    """
 
     def call(self, inputs: Any) -> tf.Tensor:
         """Return ``inputs + value``."""
@@ -117,7 +141,15 @@ class ScalarBias(_Scalar):
 
 @register_layer
 class ScalarMultiplier(_Scalar):
-    """Multiply all elements by one trained number, initially 1."""
+    """Multiply all elements by one trained number, initially 1.
+
+    Args:
+        gradient_scale: 0..1, as for :class:`ScalarBias`.
+        **kwargs: as for ``keras.layers.Layer``.
+
+    Raises:
+        ValueError: a scale outside 0..1.
+    """
 
     initial = "ones"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from kerasq.keras import keras
 from kerasq.layers.blocks import (
+    SCALAR_GRADIENT_SCALE,
     Block,
     ScalarBias,
     ScalarMultiplier,
@@ -17,9 +18,10 @@ from kerasq.layers.blocks import (
 from kerasq.layers.quantized import QuantConv2D
 from kerasq.layers.registry import register_block
 from kerasq.quantizers import get, serialize
-from kerasq.quantizers.base import check_choice
+from kerasq.quantizers.base import check_choice, check_range
 
 SHORTCUTS = ("subsample", "average_pool", "conv")
+_ScalarLayer = TypeVar("_ScalarLayer", ScalarBias, ScalarMultiplier)
 _EXPANSION = 4  # of the bottleneck, as in ResNet-50
 
 
@@ -52,7 +54,8 @@ class FixupBlock(Block):
     ``relu(shortcut)``. The network's last dense layer starts at zero too, and a scalar bias
     (``ScalarBias``) stands before it.
 
-    Gradient: true derivatives; through quantizers, by each one's own rule.
+    Gradient: true derivatives, those of biases and multiplier times ``gradient_scale``; through
+    quantizers, by each one's own rule.
 
     Args:
         filters: number of output channels.
@@ -66,6 +69,10 @@ class FixupBlock(Block):
             identity at the start: ``ste_sign`` does not.
         pad_values: what surrounds the quantized inputs, 0.0 or 1.0.
         kernel_regularizer: of all kernels.
+        gradient_scale: of biases and multiplier, 0..1. The release trains them with a tenth of the
+            learning rate: 0.1 is that for plain and momentum SGD. Adam and its kin divide by the
+            gradient's own size, so that it has no effect: give ``scalars`` an optimizer of their
+            own (larq's ``CaseOptimizer``), and 1.0 here. ``ScalarBias`` takes the same.
         **kwargs: as for ``keras.layers.Layer``.
 
     Raises:
@@ -75,8 +82,8 @@ class FixupBlock(Block):
     Normalization", ICLR 2019, arXiv 1901.09321.
 
     Deviations: a strided convolution pads as TensorFlow does, below and to the right, where the
-    release pads all sides. The release trains the scalars with a tenth of the learning rate: that
-    is the optimizer's part, ``scalars`` lists them. Channels come last.
+    release pads all sides. The scalars' slower learning is a property of the layer, not of the
+    optimizer, and does not slow a decay of weights. Channels come last.
     """
 
     def __init__(
@@ -91,6 +98,7 @@ class FixupBlock(Block):
         kernel_quantizer: Any = None,
         pad_values: float = 0.0,
         kernel_regularizer: Any = None,
+        gradient_scale: float = SCALAR_GRADIENT_SCALE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -108,16 +116,17 @@ class FixupBlock(Block):
         self.kernel_quantizer = serialize(get(kernel_quantizer))
         self.pad_values = float(pad_values)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.gradient_scale = check_range(gradient_scale, 0.0, 1.0, f"{owner}: gradient_scale")
 
     def build(self, input_shape: Any) -> None:
         """Add convolutions, scalars and what the shortcut needs."""
         channels = check_images(self, input_shape)
         m = self.branch_layers
         self.convs = [self._conv(i) for i in range(m)]
-        self.biases_before = [self.part(ScalarBias, f"bias{i + 1}a") for i in range(m)]
-        self.biases_after = [self.part(ScalarBias, f"bias{i + 1}b") for i in range(m)]
+        self.biases_before = [self._scalar(ScalarBias, f"bias{i + 1}a") for i in range(m)]
+        self.biases_after = [self._scalar(ScalarBias, f"bias{i + 1}b") for i in range(m)]
         self.relus = [self.part(keras.layers.ReLU, f"relu{i + 1}") for i in range(m)]
-        self.multiplier = self.part(ScalarMultiplier, "scale")
+        self.multiplier = self._scalar(ScalarMultiplier, "scale")
         self.merge = self.part(keras.layers.Add, "add")
         self.shortcut_layers = self._shortcut_layers(channels)
         shape = input_shape
@@ -152,6 +161,9 @@ class FixupBlock(Block):
             kernel_initializer="zeros" if last else _he_normal(gain),
             kernel_regularizer=self.kernel_regularizer,
         )
+
+    def _scalar(self, cls: type[_ScalarLayer], name: str) -> _ScalarLayer:
+        return self.part(cls, name, gradient_scale=self.gradient_scale)
 
     def _shortcut_layers(self, channels: int) -> list[keras.layers.Layer]:
         if self.strides == 1 and channels == self.filters:
@@ -218,6 +230,7 @@ class FixupBlock(Block):
             "kernel_quantizer": serialize(get(self.kernel_quantizer)),
             "pad_values": self.pad_values,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "gradient_scale": self.gradient_scale,
         }
 
 

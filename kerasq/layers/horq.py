@@ -101,7 +101,7 @@ class HORQConv2D(QuantConv2D):
             self._convolve(tf.cast(signs, self.compute_dtype), kernel) * scales
             for signs, scales in self.binarizations(inputs)
         ]
-        return self._with_bias(tf.add_n(outputs))
+        return self._with_bias(tf.add_n(outputs), inputs)
 
     @property
     def binary_terms(self) -> Any:

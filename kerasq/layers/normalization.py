@@ -14,7 +14,7 @@ from kerasq.keras import keras, keras_version
 from kerasq.layers.registry import register_block
 from kerasq.quantizers import check_target, for_use, get, serialize
 from kerasq.quantizers.base import check_choice, check_range
-from kerasq.quantizers.powers_of_two import ap2
+from kerasq.quantizers.exponents import ap2
 
 
 class _BatchNormalization(AbstractLayer):

@@ -5,40 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kerasq.keras import keras, keras_version
 from kerasq.quantizers import (
     Quantizer,
+    UniformQuantizer,
     check_target,
     clone_for_depthwise,
     for_use,
     get,
+    nice_bias,
     serialize,
 )
-from kerasq.quantizers.base import build_in_scope
+from kerasq.quantizers.base import build_in_scope, check_bits
 
 FROM_QUANTIZER = "quantizer"
+MOST_BIAS_BITS = 24  # whole numbers that float32 holds
 
 # Under the qualified name only: the bare names of these classes are larq's, in saved larq models.
 register_layer = keras.utils.register_keras_serializable(package="kerasq")
 
 
 class QuantizedLayer:
-    """Mixed into a Keras layer: its two quantizers, their configuration and their state.
+    """Mixed into a Keras layer: its two quantizers, the grid of its bias, and their state.
 
     ``_kernel_name`` is the name under which the Keras layer adds its kernel.
     """
 
     _kernel_name = "kernel"
 
-    def _set_quantizers(self, input_quantizer: Any, kernel_quantizer: Any) -> None:
+    def _set_quantizers(
+        self, input_quantizer: Any, kernel_quantizer: Any, bias_bits: int | None = None
+    ) -> None:
         """Give the layer quantizers of its own: a shared one with variables would be built twice.
 
         Fixed names keep the paths of their variables equal in every copy of a model.
         """
         self.input_quantizer = self._own(input_quantizer, "activations", "input_quantizer")
         self.kernel_quantizer = self._own(kernel_quantizer, "weights", "kernel_quantizer")
+        self.bias_bits = None if bias_bits is None else self._checked_bias_bits(bias_bits)
+
+    def _checked_bias_bits(self, bits: int) -> int:
+        owner = f"{type(self).__name__} {self.name!r}, bias"
+        both = (self.input_quantizer, self.kernel_quantizer)
+        uniform = all(isinstance(q, UniformQuantizer) and q.has_step for q in both)
+        if not uniform or self.input_quantizer.channel_axes:
+            raise ValueError(
+                f"{owner}: its step is the inputs', one for all, times the kernel's: give both a "
+                "uniform quantizer of 2 bits or more, or leave bias_bits out"
+            )
+        return check_bits(bits, 2, MOST_BIAS_BITS, owner)
 
     def _for_kernel(self, quantizer: Quantizer) -> Quantizer:
         """Return the kernel's quantizer with the axes that are filters in this layer's kernel."""
@@ -57,8 +75,10 @@ class QuantizedLayer:
         return self._for_kernel(own) if use == "weights" else own
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
-        """Add a weight; the kernel stays float32 under mixed_float16, for its quantizer."""
-        if kwargs.get("name") == self._kernel_name and self.kernel_quantizer is not None:
+        """Add a weight; what is quantized stays float32 under mixed_float16."""
+        name = kwargs.get("name")
+        quantizes_kernel = name == self._kernel_name and self.kernel_quantizer is not None
+        if quantizes_kernel or (name == "bias" and self.bias_bits is not None):
             kwargs["autocast"] = False
         return super().add_weight(*args, **kwargs)
 
@@ -79,12 +99,41 @@ class QuantizedLayer:
             w = self.kernel_quantizer(w, training=training)
         return tf.cast(x, self.compute_dtype), tf.cast(w, self.compute_dtype)
 
+    def _bias_for(self, inputs: Any) -> tf.Tensor:
+        """Return the bias, on its grid where it has one; the inputs are those of the layer."""
+        bias = tf.convert_to_tensor(self.bias)
+        if self.bias_bits is None:
+            return bias
+        x = tf.cast(tf.convert_to_tensor(inputs), tf.float32)
+        return self._on_bias_grid(bias, self.input_quantizer.grid_step(x))
+
+    def _on_bias_grid(self, bias: tf.Tensor, input_step: Any) -> tf.Tensor:
+        kernel = tf.convert_to_tensor(getattr(self, self._kernel_name))
+        step = input_step * tf.reshape(self.kernel_quantizer.grid_step(kernel), [-1])
+        return nice_bias(bias, tf.stop_gradient(step), self.bias_bits)
+
+    def stored_bias(self) -> np.ndarray:
+        """Return the bias on the grid that it has at inference.
+
+        Raises:
+            ValueError: the inputs' step is not known yet.
+        """
+        fixed = self.input_quantizer.fixed_grid()
+        if fixed is None:
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r}: the step of its inputs, which that of its "
+                "bias follows from, is not known yet: train, or call kerasq.quantizers.calibrate"
+            )
+        bias = tf.convert_to_tensor(self.bias)
+        return self._on_bias_grid(bias, np.float32(fixed[0])).numpy()
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {
             **super().get_config(),
             "input_quantizer": serialize(self.input_quantizer),
             "kernel_quantizer": serialize(self.kernel_quantizer),
+            "bias_bits": self.bias_bits,
         }
 
 
@@ -113,10 +162,10 @@ class QuantizedConvolution(QuantizedLayer):
             )
         return tf.pad(x, pads, constant_values=self.pad_values), "VALID"
 
-    def _with_bias(self, outputs: tf.Tensor) -> tf.Tensor:
+    def _with_bias(self, outputs: tf.Tensor, inputs: Any) -> tf.Tensor:
         if self.use_bias:
             data_format = "NCHW" if self.data_format == "channels_first" else "NHWC"
-            bias = tf.cast(tf.convert_to_tensor(self.bias), outputs.dtype)
+            bias = tf.cast(self._bias_for(inputs), outputs.dtype)
             outputs = tf.nn.bias_add(outputs, bias, data_format=data_format)
         return outputs if self.activation is None else self.activation(outputs)
 
@@ -161,12 +210,16 @@ class QuantConv2D(QuantizedConvolution, keras.layers.Conv2D):
             None leaves the inputs as they are.
         kernel_quantizer: the same for the kernel (kh, kw, input channels / groups, filters).
         pad_values: what surrounds the quantized inputs under ``padding="same"``: 0.0 or 1.0.
+        bias_bits: puts the bias on whole steps of the inputs' grid times the kernel's, at most
+            ``2^(bits-1) - 1`` of them to each side, with the identity gradient: 16 is NICE's. None
+            leaves it in float.
         kernel_constraint: "quantizer", the default, takes the constraint that the kernel's
             quantizer requires, if any; None is no constraint.
         **kwargs: as for ``keras.layers.Conv2D``: padding, dilation_rate, groups, ...
 
     Raises:
-        ValueError: an unknown quantizer, one that is not for this use, or other pad_values.
+        ValueError: an unknown quantizer, one that is not for this use, other pad_values, or
+            bias_bits without two uniform quantizers of at least 2 bits.
     """
 
     def __init__(
@@ -178,18 +231,19 @@ class QuantConv2D(QuantizedConvolution, keras.layers.Conv2D):
         input_quantizer: Any = None,
         kernel_quantizer: Any = None,
         pad_values: float = 0.0,
+        bias_bits: int | None = None,
         kernel_constraint: Any = FROM_QUANTIZER,
         **kwargs: Any,
     ) -> None:
         super().__init__(filters, kernel_size, strides, **kwargs)
-        self._set_quantizers(input_quantizer, kernel_quantizer)
+        self._set_quantizers(input_quantizer, kernel_quantizer, bias_bits)
         self._set_padding(pad_values)
         self.kernel_constraint = _constraint(kernel_constraint, self.kernel_quantizer)
 
     def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
         """Return the convolution, with bias and activation."""
         x, kernel = self._operands(inputs, self.kernel, training)
-        return self._with_bias(self._convolve(x, kernel))
+        return self._with_bias(self._convolve(x, kernel), inputs)
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         x, padding = self._padded(x)
@@ -221,12 +275,16 @@ class QuantDepthwiseConv2D(QuantizedConvolution, keras.layers.DepthwiseConv2D):
         input_quantizer: a quantizer of activations by name, config, class or instance (copied).
         kernel_quantizer: the same for the kernel (kh, kw, channels, depth_multiplier).
         pad_values: what surrounds the quantized inputs under ``padding="same"``: 0.0 or 1.0.
+        bias_bits: puts the bias on whole steps of the inputs' grid times the kernel's, at most
+            ``2^(bits-1) - 1`` of them to each side, with the identity gradient: 16 is NICE's. None
+            leaves it in float.
         depthwise_constraint: "quantizer", the default, takes the constraint that the kernel's
             quantizer requires, if any; None is no constraint.
         **kwargs: as for ``keras.layers.DepthwiseConv2D``.
 
     Raises:
-        ValueError: an unknown quantizer, one that is not for this use, or other pad_values.
+        ValueError: an unknown quantizer, one that is not for this use, other pad_values, or
+            bias_bits without two uniform quantizers of at least 2 bits.
     """
 
     _kernel_name = "depthwise_kernel" if keras_version() == 2 else "kernel"
@@ -240,11 +298,12 @@ class QuantDepthwiseConv2D(QuantizedConvolution, keras.layers.DepthwiseConv2D):
         input_quantizer: Any = None,
         kernel_quantizer: Any = None,
         pad_values: float = 0.0,
+        bias_bits: int | None = None,
         depthwise_constraint: Any = FROM_QUANTIZER,
         **kwargs: Any,
     ) -> None:
         super().__init__(kernel_size, strides, **kwargs)
-        self._set_quantizers(input_quantizer, kernel_quantizer)
+        self._set_quantizers(input_quantizer, kernel_quantizer, bias_bits)
         self._set_padding(pad_values)
         self.depthwise_constraint = _constraint(depthwise_constraint, self.kernel_quantizer)
 
@@ -261,7 +320,7 @@ class QuantDepthwiseConv2D(QuantizedConvolution, keras.layers.DepthwiseConv2D):
             data_format="NCHW" if first else "NHWC",
             dilations=list(self.dilation_rate),
         )
-        return self._with_bias(outputs)
+        return self._with_bias(outputs, inputs)
 
 
 @register_layer
@@ -276,12 +335,16 @@ class QuantDense(QuantizedLayer, keras.layers.Dense):
         units: number of output features.
         input_quantizer: a quantizer of activations by name, config, class or instance (copied).
         kernel_quantizer: the same for the kernel (input features, units).
+        bias_bits: puts the bias on whole steps of the inputs' grid times the kernel's, at most
+            ``2^(bits-1) - 1`` of them to each side, with the identity gradient: 16 is NICE's. None
+            leaves it in float.
         kernel_constraint: "quantizer", the default, takes the constraint that the kernel's
             quantizer requires, if any; None is no constraint.
         **kwargs: as for ``keras.layers.Dense``.
 
     Raises:
-        ValueError: an unknown quantizer, or one that is not for this use.
+        ValueError: an unknown quantizer, one that is not for this use, or bias_bits without two
+            uniform quantizers of at least 2 bits.
     """
 
     def __init__(
@@ -290,11 +353,12 @@ class QuantDense(QuantizedLayer, keras.layers.Dense):
         *,
         input_quantizer: Any = None,
         kernel_quantizer: Any = None,
+        bias_bits: int | None = None,
         kernel_constraint: Any = FROM_QUANTIZER,
         **kwargs: Any,
     ) -> None:
         super().__init__(units, **kwargs)
-        self._set_quantizers(input_quantizer, kernel_quantizer)
+        self._set_quantizers(input_quantizer, kernel_quantizer, bias_bits)
         self.kernel_constraint = _constraint(kernel_constraint, self.kernel_quantizer)
 
     def call(self, inputs: Any, training: Any = None) -> tf.Tensor:
@@ -302,5 +366,5 @@ class QuantDense(QuantizedLayer, keras.layers.Dense):
         x, kernel = self._operands(inputs, self.kernel, training)
         outputs = tf.tensordot(x, kernel, 1) if x.shape.rank != 2 else tf.matmul(x, kernel)
         if self.use_bias:
-            outputs += tf.cast(tf.convert_to_tensor(self.bias), outputs.dtype)
+            outputs += tf.cast(self._bias_for(inputs), outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)

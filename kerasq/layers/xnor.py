@@ -88,7 +88,7 @@ class XnorConv2D(QuantConv2D):
         outputs = self._convolve(x, kernel)
         if self.use_k_map:
             outputs *= self.k_map(inputs)
-        return self._with_bias(outputs)
+        return self._with_bias(outputs, inputs)
 
     def k_map(self, inputs: Any) -> tf.Tensor:
         """Return K, one channel of the size of the output: the mean ``|x|`` under each window."""

@@ -22,17 +22,18 @@ from kerasq.quantizers.calibration import (
 )
 from kerasq.quantizers.constraints import LatentClip, XnorConditioning
 from kerasq.quantizers.dsq import DSQ, dsq
-from kerasq.quantizers.gradients import DoReFaGradients, dorefa_gradients
+from kerasq.quantizers.exponents import ap2
+from kerasq.quantizers.gradients import DoReFaGradients, dorefa_gradients, log_gradients
 from kerasq.quantizers.histograms import kl_threshold
 from kerasq.quantizers.horq import HORQ, horq
 from kerasq.quantizers.hwgq import HWGQ, hwgq
 from kerasq.quantizers.int8 import Int8Gemmlowp, gemmlowp
 from kerasq.quantizers.lq_nets import LQNets, lq_nets
 from kerasq.quantizers.lsq import LSQ, lsq
-from kerasq.quantizers.nice import NICE, nice_activations
+from kerasq.quantizers.nice import NICE, nice_activations, nice_bias
 from kerasq.quantizers.observation import calibrate
 from kerasq.quantizers.pact import PACT, pact
-from kerasq.quantizers.powers_of_two import PowersOfTwo, QNNLog, ap2, powers_of_two, qnn_log
+from kerasq.quantizers.powers_of_two import PowersOfTwo, QNNLog, powers_of_two, qnn_log
 from kerasq.quantizers.qil import QIL, qil
 from kerasq.quantizers.quantization_networks import QuantizationNetworks, quantization_networks
 from kerasq.quantizers.registry import (
@@ -142,11 +143,13 @@ __all__ = [
     "horq",
     "hwgq",
     "kl_threshold",
+    "log_gradients",
     "lq_nets",
     "lsq",
     "magnitude_aware_sign",
     "max_threshold",
     "nice_activations",
+    "nice_bias",
     "pact",
     "powers_of_two",
     "qil",

@@ -263,6 +263,15 @@ class UniformQuantizer(Quantizer):
         zero point is a whole or half number.
         """
 
+    @property
+    def has_step(self) -> bool:
+        """Tell whether values are multiples of :meth:`grid_step`; those of 1 bit may be signs."""
+        return self.bits > 1
+
+    def grid_step(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the scale of :meth:`grid`, and 0 while values are not put on it."""
+        return self.grid(x)[1]
+
     def fixed_grid(self) -> tuple[float, float] | None:
         """Return scale and zero point of activations where they do not depend on the tensor."""
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kerasq.quantizers.aciq import DISTRIBUTIONS, aciq_threshold
 from kerasq.quantizers.base import (
     UniformQuantizer,
     check_bits,
@@ -20,13 +21,17 @@ from kerasq.quantizers.base import (
 )
 from kerasq.quantizers.histograms import (
     BINS,
+    SMOOTHINGS,
     ZERO_BINS,
     histogram,
     kl_threshold,
     quantile,
+    squared_error_threshold,
     stretched,
 )
 from kerasq.quantizers.registry import register_quantizer
+
+RULES = ("percentile", "mse", *(f"aciq_{name}" for name in DISTRIBUTIONS))
 
 
 def saturated_grid(
@@ -258,10 +263,18 @@ class _HistogramCalibrated(_Calibrated):
     representation="Affine",
 )
 class CalibratePercentile(_HistogramCalibrated):
-    r"""Uniform grid up to a percentile of the magnitudes.
+    r"""Uniform grid up to a percentile of the magnitudes, or up to the least squared error.
 
-    Forward: ``q = s * clip(round(x / s), -n, n)``, ``s = T / n``, T the p-th percentile of |x|, ``n
-    = 2^(b-1) - 1``. Activations without a sign: codes 0..n, ``n = 2^b - 1``.
+    Forward: ``q = s * clip(round(x / s), -n, n)``, ``s = T / n``, ``n = 2^(b-1) - 1``. Activations
+    without a sign: codes 0..n, ``n = 2^b - 1``. T follows from the magnitudes by a rule:
+
+    - ``"percentile"``: the p-th percentile of |x|;
+    - ``"mse"``: of the 2048 bins' right edges the one with the least ``sum((x - q)^2)``; of equals
+      the greatest;
+    - ``"aciq_gauss"``, ``"aciq_laplace"``: a multiple of ``sigma = sqrt(mean(x^2))`` or ``b =
+      mean|x|`` over the values that are not 0: that of the least squared error where x is normal,
+      or Laplace's (2, 3, 4, 8 bits: 1.478, 1.805, 2.192, 3.617 sigma; 2.332, 3.045, 4.004, 8.653
+      b). Values without a sign are half of such a distribution, with the multiple of b + 1 bits.
 
     Gradient: ``dL/dx = dL/dq * 1{|x| <= T}`` (``1{0 <= x <= T}`` without a sign); T is held
     constant.
@@ -269,48 +282,86 @@ class CalibratePercentile(_HistogramCalibrated):
     Weights take their own percentile at each call, linearly interpolated between elements.
     Activations take that of the histogram (2048 bins) of the data seen in training or by
     :func:`calibrate`, linearly interpolated within a bin; before any, that of the tensor at hand.
-    With ``trainable = False`` training adds no more data.
+    With ``trainable = False`` training adds no more data. By "mse" weights have a histogram too,
+    whose 2048 thresholds are all tried at each call.
 
     Args:
         bits: b in 2..8.
         signed: activations have negative values too; weights always have.
-        percentile: p in 0..100, usually 99.9, 99.99 or 99.999.
+        percentile: p in 0..100, usually 99.9, 99.99 or 99.999; for the rule "percentile".
+        rule: "percentile", "mse", "aciq_gauss" or "aciq_laplace".
 
     Raises:
-        ValueError: bits outside 2..8, or no percentile.
+        ValueError: bits outside 2..8, no percentile, or another rule.
 
     Paper: S. Migacz, "8-bit Inference with TensorRT", NVIDIA, GTC 2017 S7310 (no arXiv id); the
-    percentile is that of NVIDIA's pytorch-quantization.
+    percentile is that of NVIDIA's pytorch-quantization. ACIQ: R. Banner, Y. Nahshan, E. Hoffer, D.
+    Soudry, arXiv 1810.05723.
 
     Deviations: where the percentile of the tensor at hand is 0 but its maximum is not, T is the
-    maximum; the histogram's is at least the first bin's end.
+    maximum; the histogram's is at least the first bin's end. By "mse" a bin's values count as its
+    centre. ACIQ clips on both sides of the mean, which is 0 here, since the grid is symmetric; T is
+    at most the maximum; of activations the histogram's first bin counts as zeros. Its multiples are
+    those that OCS's code publishes: they assume a larger rounding error than this grid's.
     """
 
     def __init__(
-        self, bits: int = 8, signed: bool = False, percentile: float = 99.99, **kwargs: Any
+        self,
+        bits: int = 8,
+        signed: bool = False,
+        percentile: float = 99.99,
+        rule: str = "percentile",
+        **kwargs: Any,
     ) -> None:
         super().__init__(bits, signed, **kwargs)
         self.percentile = check_range(percentile, 0, 100, "calibrate_percentile: percentile")
+        self.rule = check_choice(rule, RULES, "calibrate_percentile: rule")
 
     def threshold_of(self, x: tf.Tensor) -> tf.Tensor:
-        """Return the percentile of the magnitudes at hand."""
+        """Return the threshold of the magnitudes at hand."""
+        if self.rule == "mse":
+            return super().threshold_of(x)
         magnitude = _magnitude(x, self.has_sign)
-        threshold = quantile(magnitude, self.percentile / 100)
-        return tf.where(threshold > 0, threshold, tf.reduce_max(magnitude))
+        if self.rule == "percentile":
+            threshold = quantile(magnitude, self.percentile / 100)
+        else:
+            threshold = self._aciq(magnitude, tf.cast(magnitude > 0, tf.float32))
+        largest = tf.reduce_max(magnitude)
+        return tf.where(threshold > 0, tf.minimum(threshold, largest), largest)
 
     def threshold_in(self, counts: tf.Tensor, peak: tf.Tensor) -> tf.Tensor:
-        """Return where the histogram has reached the percentile."""
+        """Return the threshold of a histogram."""
+        if self.rule == "percentile":
+            end = self._percentile_in(counts)
+        elif self.rule == "mse":
+            end = tf.cast(squared_error_threshold(counts, self._steps) / BINS, tf.float32)
+        else:
+            centre = (tf.range(BINS, dtype=tf.float64) + 0.5) / BINS
+            end = self._aciq(centre, counts * tf.cast(centre > 1 / BINS, tf.float64))
+            end = tf.minimum(tf.cast(end, tf.float32), 1.0)
+        # Of what lies in the first bin, zeros most of all, the histogram cannot tell more.
+        return peak * tf.maximum(end, 1 / BINS)
+
+    @property
+    def _steps(self) -> int:
+        return 2 ** (self.bits - 1) - 1 if self.has_sign else 2**self.bits - 1
+
+    def _percentile_in(self, counts: tf.Tensor) -> tf.Tensor:
+        """Return where the histogram over [0, 1] has reached the percentile."""
         total = tf.cumsum(counts)
         want = total[-1] * (self.percentile / 100)
         index = tf.minimum(tf.reduce_sum(tf.cast(total < want, tf.int32)), BINS - 1)
         missing = want - (total[index] - counts[index])
         edge = tf.cast(index, tf.float64) + tf.math.divide_no_nan(missing, counts[index])
-        # Of what lies in the first bin, zeros most of all, the histogram cannot tell more.
-        return peak * tf.cast(tf.maximum(edge, 1.0) / BINS, tf.float32)
+        return tf.cast(edge / BINS, tf.float32)
+
+    def _aciq(self, magnitude: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+        bits = self.bits if self.has_sign else self.bits + 1
+        return aciq_threshold(magnitude, counts, self.rule.removeprefix("aciq_"), bits)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "percentile": self.percentile}
+        return {**super().get_config(), "percentile": self.percentile, "rule": self.rule}
 
 
 @register_quantizer(
@@ -328,7 +379,8 @@ class CalibrateKL(_HistogramCalibrated):
     without a sign: codes 0..n, ``n = 2^b - 1``. T is the right edge of that bin of the histogram of
     |x| (2048 bins) where ``KL(P || Q)`` is least, P being the histogram with the values above T in
     its last bin, Q the histogram without them, on ``2^(b-1)`` levels (``2^b`` without a sign);
-    candidates with Q = 0 where P > 0 are rejected; of equals the greatest T is taken.
+    candidates with Q = 0 where P > 0 are rejected, or P and Q are smoothed first; of equals the
+    greatest T is taken.
 
     Gradient: ``dL/dx = dL/dq * 1{|x| <= T}`` (``1{0 <= x <= T}`` without a sign); T is held
     constant.
@@ -342,28 +394,41 @@ class CalibrateKL(_HistogramCalibrated):
         signed: activations have negative values too; weights always have.
         zero_bin: "neighbor" gives the histogram's first bin the count of its second, as NVIDIA's
             tool does; "keep" leaves it.
+        smoothing: "reject" candidates with Q = 0 where P > 0; "mxnet" gives empty bins 1e-4 and
+            takes that evenly from the others, for P and Q each. Its search costs the square of the
+            bins, at each call for weights.
 
     Raises:
-        ValueError: bits outside 2..8, or another zero_bin.
+        ValueError: bits outside 2..8, another zero_bin, or another smoothing.
 
     Paper: S. Migacz, "8-bit Inference with TensorRT", NVIDIA, GTC 2017 S7310 (no arXiv id).
 
-    Deviations: T is the bin's right edge, as in NVIDIA's tool; the talk takes its middle. MXNet
-    smooths the zeros of P and Q where here candidates are rejected.
+    Deviations: T is the bin's right edge, as in NVIDIA's tool; the talk takes its middle. Of MXNet
+    there is the smoothing, not the histogram of 8001 bins over both signs around one of zero: the
+    grid is symmetric, so that signs do not matter to T, and MXNet merges equally many bins for each
+    of its 255 levels, the rest going to the last, which favours one side. For the smoothing a bin
+    with less than half a value, as a stretched histogram may have, is empty.
     """
 
     def __init__(
-        self, bits: int = 8, signed: bool = False, zero_bin: str = "neighbor", **kwargs: Any
+        self,
+        bits: int = 8,
+        signed: bool = False,
+        zero_bin: str = "neighbor",
+        smoothing: str = "reject",
+        **kwargs: Any,
     ) -> None:
         super().__init__(bits, signed, **kwargs)
         self.zero_bin = check_choice(zero_bin, ZERO_BINS, "calibrate_kl: zero_bin")
+        self.smoothing = check_choice(smoothing, SMOOTHINGS, "calibrate_kl: smoothing")
 
     def threshold_in(self, counts: tf.Tensor, peak: tf.Tensor) -> tf.Tensor:
         """Return the right edge of the best bin."""
         levels = 2 ** (self.bits - 1) if self.has_sign else 2**self.bits
-        best = kl_threshold(counts, levels, self.zero_bin)
+        best = kl_threshold(counts, levels, self.zero_bin, self.smoothing)
         return peak * tf.cast(best / BINS, tf.float32)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "zero_bin": self.zero_bin}
+        config = {"zero_bin": self.zero_bin, "smoothing": self.smoothing}
+        return {**super().get_config(), **config}

@@ -1,14 +1,80 @@
-"""Quantizers of the gradients that flow back through them."""
+"""Quantization of the gradients that flow back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from kerasq.quantizers.base import Quantizer, check_bits
+from kerasq.quantizers.exponents import (
+    GEOMETRIC,
+    MANTISSA_BITS,
+    exponent_of,
+    log_count,
+    power_of,
+)
 from kerasq.quantizers.registry import register_quantizer
 from kerasq.representations import Affine
+
+
+def with_gradient(x: tf.Tensor, rule: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Return ``x``, whose gradient is what the rule makes of the one that arrives."""
+
+    @tf.custom_gradient
+    def identity(x: tf.Tensor) -> tf.Tensor:
+        return tf.identity(x), rule
+
+    return identity(x)
+
+
+def log_gradients(dq: tf.Tensor, bits: int, stochastic: bool = False) -> tf.Tensor:
+    """Put a gradient on zero and ``2^(bits-1) - 1`` signed powers of two below ``AP2(max|dq|)``.
+
+    Rounding is AP2's, to the nearest exponent, with zero below ``2^(least - 1/2)``; stochastic
+    rounding goes to one of the two neighbours of ``|dq|``, zero included, so that the mean is
+    ``dq``, up to the largest power. What is not finite passes as it is.
+
+    Args:
+        dq: gradient of any shape, float32; its maximum is that of the tensor.
+        bits: 2..8, one of them the sign's.
+        stochastic: draw, instead of rounding to the nearest.
+    """
+    magnitude = tf.abs(dq)
+    largest = exponent_of(tf.reduce_max(magnitude), GEOMETRIC)
+    least, top = power_of(largest - log_count(bits) + 1), power_of(largest)
+    if stochastic:
+        draw = tf.random.uniform(tf.shape(dq), 0, 1 << MANTISSA_BITS, tf.int32)
+        rounded = power_of(exponent_of(dq, draw + 1))
+        kept = magnitude > least * (tf.cast(draw, tf.float32) / (1 << MANTISSA_BITS))
+    else:
+        rounded = power_of(exponent_of(dq, GEOMETRIC))
+        kept = rounded >= least
+    value = tf.where(kept, tf.clip_by_value(rounded, least, top), 0.0)
+    return tf.where(tf.math.is_finite(dq), tf.where(dq < 0.0, -value, value), dq)
+
+
+def with_log_gradient(x: tf.Tensor, bits: int | None, training: bool) -> tf.Tensor:
+    """Return ``x``, whose gradient is put on powers of two, stochastically in training.
+
+    Args:
+        x: float32.
+        bits: of :func:`log_gradients`; None leaves the gradient.
+        training: round stochastically.
+    """
+    if bits is None:
+        return x
+    return with_gradient(x, lambda dq: log_gradients(dq, bits, training))
+
+
+def check_gradient_bits(bits: int | None, method: str) -> int | None:
+    """Return the bits of :func:`log_gradients`, or None for gradients that stay as they are.
+
+    Raises:
+        ValueError: it is neither None nor a whole number in 2..8.
+    """
+    return None if bits is None else check_bits(bits, 2, 8, f"{method}, gradients")
 
 
 def dorefa_gradients(dr: tf.Tensor, bits: int, noise: Any = 0.0) -> tf.Tensor:
@@ -65,15 +131,11 @@ class DoReFaGradients(Quantizer):
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``x``."""
 
-        @tf.custom_gradient
-        def quantize(x: tf.Tensor) -> tf.Tensor:
-            def grad(dr: tf.Tensor) -> tf.Tensor:
-                noise = tf.random.uniform(tf.shape(dr), -0.5, 0.5) if training else 0.0
-                return dorefa_gradients(dr, self.bits, noise)
+        def quantize(dr: tf.Tensor) -> tf.Tensor:
+            noise = tf.random.uniform(tf.shape(dr), -0.5, 0.5) if training else 0.0
+            return dorefa_gradients(dr, self.bits, noise)
 
-            return tf.identity(x), grad
-
-        return quantize(x)
+        return with_gradient(x, quantize)
 
     def pack(self, w: tf.Tensor) -> Affine:
         """Refuse: gradients are not stored."""

@@ -143,6 +143,11 @@ class HWGQ(UniformQuantizer):
     def _table(self) -> np.ndarray:
         return hwgq_levels(self.positive_levels or 2**self.bits - 1)
 
+    @property
+    def has_step(self) -> bool:
+        """Tell whether the levels are uniform."""
+        return self.uniform
+
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``x`` on the levels."""
         return hwgq(x, self.bits, self.uniform, self.gradient, self.positive_levels)

@@ -86,6 +86,21 @@ def nice_activations(
     return quantize(x, clamp)
 
 
+def nice_bias(bias: tf.Tensor, step: tf.Tensor, bits: int = 16) -> tf.Tensor:
+    """Put biases on whole steps of what is added to them: ``step * round(bias / step)``.
+
+    Gradient: ``dL/dbias = dL/dq``; the step is a constant.
+
+    Args:
+        bias: float32 (channels,).
+        step: activation step times weight step, one or (channels,); 0 leaves the bias as it is.
+        bits: the codes are in ``±(2^(bits-1) - 1)``.
+    """
+    limit = 2.0 ** (bits - 1) - 1
+    codes = tf.clip_by_value(tf.round(tf.math.divide_no_nan(bias, step)), -limit, limit)
+    return clipped_ste(bias, tf.where(step > 0.0, codes * step, bias), -np.inf, np.inf)
+
+
 @register_quantizer(
     name="nice",
     paper="NICE: Noise Injection and Clamping Estimation for Neural Network Quantization",
@@ -119,6 +134,9 @@ class NICE(UniformQuantizer):
     before: ``new = 0.9 old + 0.1 batch``. At inference an unset clamp is estimated for the one
     call.
 
+    The paper's biases are on a grid of 16 bits, of the activations' step times the weights': our
+    layers put them there by ``bias_bits=16``, but for the float stage.
+
     Args:
         bits: b in 1..8; weights have at least 2.
         stage: the initial one.
@@ -132,8 +150,9 @@ class NICE(UniformQuantizer):
     Paper: C. Baskin, N. Liss, Y. Chai, E. Zheltonozhskii, E. Schwartz, R. Giryes, A. Mendelson, A.
     M. Bronstein, Mathematics 2021, arXiv 1810.00162.
 
-    Deviations: biases keep their precision. An all-zero layer gives zeros. NaN gives the lowest
-    level.
+    Deviations: biases keep their precision unless the layer has ``bias_bits``; those of larq's
+    layers and TFMOT's wrappers always do, since these quantize no bias. An all-zero layer gives
+    zeros. NaN gives the lowest level.
     """
 
     per_channel = False
@@ -201,6 +220,10 @@ class NICE(UniformQuantizer):
         if self.for_activations:
             return clipped_grid(x, _or_one(clamp), self.bits)
         return nice_weight_grid(x, clamp, self.bits)
+
+    def grid_step(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the scale, and 0 in the float stage."""
+        return tf.where(self._in_stage("float"), 0.0, super().grid_step(x))
 
     def pack(self, w: tf.Tensor) -> Affine:
         """Return the codes."""

@@ -11,47 +11,19 @@ import tensorflow as tf
 from kerasq.keras import keras
 from kerasq.quantizers.base import Quantizer, check_bits, check_range, scalar_codebook
 from kerasq.quantizers.constraints import LatentClip
+from kerasq.quantizers.exponents import (
+    ARITHMETIC,
+    BIAS,
+    GEOMETRIC,
+    NEVER,
+    exponent_of,
+    log_count,
+    power_of,
+)
+from kerasq.quantizers.gradients import check_gradient_bits, with_log_gradient
 from kerasq.quantizers.registry import register_quantizer
 from kerasq.quantizers.uniform import clipped_ste
 from kerasq.representations import Codebook
-
-_MANTISSA_BITS = 23
-_BIAS = 127
-# The least float32 mantissa, as an integer, that rounds up to the next power of two: sqrt(2) is
-# irrational, and the float32 numbers on its two sides have the mantissas 0x3504F3 and 0x3504F4.
-_GEOMETRIC = 0x3504F4
-_ARITHMETIC = 0x400000  # that of 1.5: the middle of two powers
-_NEVER = 1 << _MANTISSA_BITS  # rounds down
-
-
-def _exponent(x: tf.Tensor, rounds_up: int) -> tf.Tensor:
-    """Return the exponent of ``|x|`` rounded to a power of two, int32; below -126 where x is 0.
-
-    It is read off the bits, so that no logarithm rounds at a threshold.
-    """
-    magnitude = tf.bitcast(tf.abs(x), tf.int32)
-    carried = magnitude + ((1 << _MANTISSA_BITS) - rounds_up)
-    exponent = tf.bitwise.right_shift(carried, _MANTISSA_BITS) - _BIAS
-    # Subnormal numbers count as 0, which is what many processors make of them.
-    return tf.where(magnitude < 1 << _MANTISSA_BITS, -_BIAS * tf.ones_like(exponent), exponent)
-
-
-def _power(exponent: tf.Tensor) -> tf.Tensor:
-    """Return ``2^exponent`` for int32 up to 127, exactly (``tf.pow`` need not be); 0 below -126."""
-    biased = tf.clip_by_value(exponent + _BIAS, 0, 2 * _BIAS)
-    return tf.bitcast(tf.bitwise.left_shift(biased, _MANTISSA_BITS), tf.float32)
-
-
-def ap2(x: tf.Tensor) -> tf.Tensor:
-    """Return the approximate power of two, ``sign(x) * 2^round(log2|x|)``; no gradient.
-
-    ``AP2(0) = 0``; NaN stays NaN. Float32, exact: the thresholds are ``sqrt(2) * 2^n``.
-
-    Paper: I. Hubara et al., "Binarized Neural Networks", arXiv 1602.02830.
-    """
-    magnitude = _power(_exponent(x, _GEOMETRIC))
-    signed = tf.where(x < 0.0, -magnitude, magnitude)
-    return tf.stop_gradient(tf.where(tf.math.is_nan(x), x, signed))
 
 
 def _codes(x: tf.Tensor, exponent: tf.Tensor, largest: Any, count: int) -> tf.Tensor:
@@ -60,22 +32,17 @@ def _codes(x: tf.Tensor, exponent: tf.Tensor, largest: Any, count: int) -> tf.Te
     return count + tf.where(x < 0.0, -index, index)
 
 
-def _log_count(bits: int) -> int:
-    """Return how many exponents b bits hold: one is the sign's, and one code is the value 0."""
-    return 2 ** (bits - 1) - 1
-
-
 def _log_levels(bits: int, limit: float) -> np.ndarray:
     """Return ``-2^largest .. 0 .. 2^largest`` with ``2^largest = AP2(limit)``."""
     largest = round(math.log2(limit))
-    exponents = np.arange(largest - _log_count(bits) + 1, largest + 1)
+    exponents = np.arange(largest - log_count(bits) + 1, largest + 1)
     positive = np.ldexp(np.float32(1), exponents)
     return np.concatenate([-positive[::-1], [0.0], positive]).astype(np.float32)
 
 
 def qnn_log_codes(x: tf.Tensor, bits: int, limit: float = 1.0) -> tf.Tensor:
     """Return the positions of ``AP2(x)`` in the levels of LogQuant, int32; NaN has that of 0."""
-    return _codes(x, _exponent(x, _GEOMETRIC), round(math.log2(limit)), _log_count(bits))
+    return _codes(x, exponent_of(x, GEOMETRIC), round(math.log2(limit)), log_count(bits))
 
 
 def qnn_log(x: tf.Tensor, bits: int = 4, limit: float = 1.0) -> tf.Tensor:
@@ -103,12 +70,17 @@ class QNNLog(Quantizer):
 
     Gradient: ``dL/dx = dL/dq * 1{|x| <= limit}``.
 
+    With ``gradient_bits`` dL/dq first becomes ``LogQuant(dL/dq)``: zero and ``2^(bits-1) - 1``
+    signed powers of two, the largest ``AP2(max|dL/dq|)`` of the tensor. In training it is rounded
+    stochastically, without bias up to that power; elsewhere to the nearest exponent.
+
     Our layers keep latent weights in [-limit, limit] by a constraint (unless they are given
     another one).
 
     Args:
         bits: b in 2..8.
         limit: maxV of the paper, positive.
+        gradient_bits: 2..8, of the gradients (6 in the paper); None leaves them in float.
 
     Raises:
         ValueError: bits outside 2..8, or a limit whose powers float32 does not hold.
@@ -116,21 +88,30 @@ class QNNLog(Quantizer):
     Paper: I. Hubara, M. Courbariaux, D. Soudry, R. El-Yaniv, Y. Bengio, JMLR 18(187), 2018, arXiv
     1609.07061.
 
-    Deviations: the paper does not say how the bits are spent: a reading. NaN gives 0.
+    Deviations: the paper does not say how the bits are spent, nor between which values gradients
+    are rounded stochastically: readings. NaN gives 0; a gradient that is not finite stays.
     """
 
     per_channel = False
 
-    def __init__(self, bits: int = 4, limit: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        bits: int = 4,
+        limit: float = 1.0,
+        gradient_bits: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.bits = check_bits(bits, 2, 8, "qnn_log")
-        least = 2.0 ** (_log_count(self.bits) - _BIAS)  # then the least power is a normal number
-        self.limit = check_range(limit, least, 2.0**_BIAS, "qnn_log: limit")
+        least = 2.0 ** (log_count(self.bits) - BIAS)  # then the least power is a normal number
+        self.limit = check_range(limit, least, 2.0**BIAS, "qnn_log: limit")
+        self.gradient_bits = check_gradient_bits(gradient_bits, "qnn_log")
         self.precision = self.bits
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``x`` as powers of two."""
-        return qnn_log(x, self.bits, self.limit)
+        values = qnn_log(x, self.bits, self.limit)
+        return with_log_gradient(values, self.gradient_bits, training)
 
     def pack(self, w: tf.Tensor) -> Codebook:
         """Return the codes and the powers."""
@@ -147,7 +128,8 @@ class QNNLog(Quantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "bits": self.bits, "limit": self.limit}
+        config = {"bits": self.bits, "limit": self.limit, "gradient_bits": self.gradient_bits}
+        return {**super().get_config(), **config}
 
 
 def powers_of_two_parts(
@@ -162,12 +144,12 @@ def powers_of_two_parts(
     """
     count = 2 ** (bits - 2)
     largest = tf.reduce_max(tf.abs(w)) if largest is None else largest
-    n1 = _exponent(tf.convert_to_tensor(largest, tf.float32), _ARITHMETIC)
-    positive = _power(n1 - count + 1 + tf.range(count))
+    n1 = exponent_of(tf.convert_to_tensor(largest, tf.float32), ARITHMETIC)
+    positive = power_of(n1 - count + 1 + tf.range(count))
     levels = tf.concat([0.0 - positive[::-1], tf.zeros([1]), positive], axis=0)
-    exponent = _exponent(w, _ARITHMETIC)
+    exponent = exponent_of(w, ARITHMETIC)
     # Between 0 and 2^n2 the threshold is the middle, not 3/4 of the upper one as elsewhere.
-    below_least = _exponent(w, _NEVER) == n1 - count
+    below_least = exponent_of(w, NEVER) == n1 - count
     exponent = tf.where(below_least, n1 - count + 1, exponent)
     return _codes(w, exponent, n1, count), levels
 

@@ -12,6 +12,7 @@ from kerasq.keras import keras, register
 from kerasq.quantizers.base import Quantizer, UniformQuantizer, check_bits, grid_values
 from kerasq.quantizers.binary import BWN, bwn, bwn_scale, sign, ste_sign
 from kerasq.quantizers.constraints import LatentClip
+from kerasq.quantizers.gradients import check_gradient_bits, with_log_gradient
 from kerasq.quantizers.registry import register_quantizer
 from kerasq.representations import Affine, BitPlanes
 
@@ -301,12 +302,17 @@ class QNNLinear(UniformQuantizer):
     Gradient: ``dL/dx = dL/dq * 1{-1 <= x <= 1 - s}`` (b = 1: ``1{|x| <= 1}``); with ``normalize``,
     ``dL/dw = dL/dq``, ``max|w|`` held constant.
 
+    With ``gradient_bits`` dL/dq first becomes ``LogQuant(dL/dq)``: zero and ``2^(bits-1) - 1``
+    signed powers of two, the largest ``AP2(max|dL/dq|)`` of the tensor. In training it is rounded
+    stochastically, without bias up to that power; elsewhere to the nearest exponent.
+
     Our layers keep latent weights in that range by a constraint (unless they are given another
     one); with ``normalize`` there is none.
 
     Args:
         bits: b in 1..8.
         normalize: divide weights by ``max|w|`` (b > 1); activations never are.
+        gradient_bits: 2..8, of the gradients (6 in the paper); None leaves them in float.
 
     Raises:
         ValueError: bits outside 1..8.
@@ -315,15 +321,23 @@ class QNNLinear(UniformQuantizer):
     1609.07061.
 
     Deviations: the paper leaves the step open: a reading, which the code of RedBit shares, as it
-    does ``normalize`` and its gradient. NaN gives 0.
+    does ``normalize`` and its gradient. It leaves open too between which values gradients are
+    rounded stochastically. NaN gives 0; a gradient that is not finite stays.
     """
 
     per_channel = False
 
-    def __init__(self, bits: int = 4, normalize: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        bits: int = 4,
+        normalize: bool = False,
+        gradient_bits: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.bits = check_bits(bits, 1, 8, "qnn_linear")
         self.normalize = bool(normalize)
+        self.gradient_bits = check_gradient_bits(gradient_bits, "qnn_linear")
         self.precision = self.bits
 
     @property
@@ -332,7 +346,8 @@ class QNNLinear(UniformQuantizer):
 
     def forward(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return ``x`` on the grid."""
-        return qnn_linear(x, self.bits, self._normalizes)
+        values = qnn_linear(x, self.bits, self._normalizes)
+        return with_log_gradient(values, self.gradient_bits, training)
 
     def grid(self, x: tf.Tensor) -> Grid:
         """Return codes, scale and zero point."""
@@ -358,7 +373,8 @@ class QNNLinear(UniformQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "bits": self.bits, "normalize": self.normalize}
+        config = {"normalize": self.normalize, "gradient_bits": self.gradient_bits}
+        return {**super().get_config(), "bits": self.bits, **config}
 
 
 def wrpn_grid(x: tf.Tensor, bits: int, activations: bool = False) -> Grid:

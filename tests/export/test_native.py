@@ -337,6 +337,30 @@ def test_integers_without_a_bias_are_those_of_keras(rng):
     same(y, model.predict(x, verbose=0), 1e-5)
 
 
+def test_integers_with_biases_on_the_grid_are_those_of_keras(rng):
+    """A bias of whole units is in the file as Keras adds it."""
+    pair = {
+        "kernel_quantizer": bits("calibrate_max", 7),
+        "input_quantizer": bits("wrpn", 5),
+        "bias_bits": 16,
+    }
+    model = keras.Sequential(
+        [
+            keras.Input((9, 9, 4)),
+            ql.QuantConv2D(8, 3, padding="same", **pair),
+            ql.QuantDepthwiseConv2D(3, **pair),
+            ql.QuantConv2D(5, 3, **pair),
+        ]
+    )
+    for layer in model.layers:
+        layer.bias.assign(rng.normal(0, 0.3, layer.bias.shape))
+    x = rng.random((20, 9, 9, 4)).astype(np.float32)
+    want = model.predict(x, verbose=0)
+    for integer in (True, False):
+        content = kerasq.convert(model, integer=integer)
+        same(kerasq.Interpreter(model_content=content).predict(x), want, 1e-5)
+
+
 def test_layers_whose_outputs_have_no_grid_stay_exact(rng):
     """A shortcut, another activation, the logits: no int8 scale is invented for them."""
     pair = {

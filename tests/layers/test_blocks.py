@@ -203,6 +203,52 @@ def test_fixup_scalars_learn(rng):
     assert all(np.any(gradient) for gradient in gradients)
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.25, 1.0])
+def test_fixup_scalars_learn_slowly(scale, rng):
+    x = images(rng)
+    config = {"num_blocks": 4, "branch_layers": 3, "strides": 2}
+    if scale != 0.1:  # the default
+        config["gradient_scale"] = scale
+    block = layers.FixupBlock(8, **config)
+    block.build(x.shape)
+    randomize(block, rng)
+    scalars = {id(v) for v in block.scalars}
+    before = [v.numpy() for v in block.trainable_weights]
+    rule = keras.optimizers.SGD(1.0)
+    rule.build(block.trainable_weights)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(block(x, training=True) ** 2)
+    gradients = tape.gradient(loss, block.trainable_weights)
+    plain = layers.FixupBlock.from_config({**block.get_config(), "gradient_scale": 1.0})
+    plain.build(x.shape)
+    plain.set_weights(block.get_weights())
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(plain(x, training=True) ** 2)
+    wanted = tape.gradient(loss, plain.trainable_weights)
+    rule.apply_gradients(zip(gradients, block.trainable_weights, strict=True))
+    for variable, old, want in zip(block.trainable_weights, before, wanted, strict=True):
+        rate = scale if id(variable) in scalars else 1.0
+        np.testing.assert_allclose(variable.numpy(), old - rate * want.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("cls", [layers.ScalarBias, layers.ScalarMultiplier])
+def test_scalar_layers_scale_their_gradient_only(cls, rng):
+    x = tf.constant(rng.normal(0, 1, (4, 3)).astype(np.float32))
+    for config, scale in (({}, 0.1), ({"gradient_scale": 0.5}, 0.5), ({"gradient_scale": 0}, 0)):
+        layer = cls.from_config(cls(**config).get_config())
+        layer.build(x.shape)
+        layer.value.assign(0.7)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        at_x, at_value = tape.gradient(y, [x, *layer.trainable_weights])
+        adds = cls is layers.ScalarBias
+        np.testing.assert_allclose(y, x + 0.7 if adds else x * 0.7, rtol=1e-6)
+        np.testing.assert_allclose(at_x, np.full(x.shape, 1.0 if adds else 0.7), rtol=1e-6)
+        want = scale * (x.shape[0] * x.shape[1] if adds else np.sum(x))
+        np.testing.assert_allclose(at_value, want, rtol=1e-5)
+
+
 # --- Group-Net -----------------------------------------------------------------------------------
 
 
@@ -410,6 +456,8 @@ def test_frozen_block(rng):
         (lambda: layers.FixupBlock(6, num_blocks=2, branch_layers=3), None, "multiple of 4"),
         (lambda: layers.FixupBlock(4, num_blocks=2, branch_layers=4), None, "branch_layers"),
         (lambda: layers.FixupBlock(4, num_blocks=2, shortcut="max"), None, "shortcut"),
+        (lambda: layers.FixupBlock(4, num_blocks=2, gradient_scale=2), None, "gradient_scale"),
+        (lambda: layers.ScalarBias(-1), None, "gradient_scale"),
         (lambda: layers.FixupBlock(4, num_blocks=2), (None, 8, 8, 6), "shortcut='conv'"),
         (lambda: layers.GroupNetBlock(4, branches=0), None, "branches"),
         (lambda: layers.GroupNetBlock(4, gates="all"), None, "gates"),

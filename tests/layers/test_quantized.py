@@ -112,6 +112,99 @@ def test_dense(shape, rng):
     np.testing.assert_allclose(got, np.where(x >= 0, 1, -1) @ w, rtol=1e-5, atol=1e-5)
 
 
+BIASED = {
+    "conv": (lambda config: layers.QuantConv2D(4, 3, **config), (2, 6, 6, 3)),
+    "depthwise": (lambda config: layers.QuantDepthwiseConv2D(3, **config), (2, 6, 6, 4)),
+    "dense": (lambda config: layers.QuantDense(4, **config), (5, 7)),
+}
+ON_GRIDS = {"input_quantizer": "nice", "kernel_quantizer": "nice", "bias_bits": 16}
+
+
+@pytest.mark.parametrize("kernel_quantizer", ["nice", "calibrate_max"])
+@pytest.mark.parametrize("kind", BIASED)
+def test_bias_on_the_grid_of_the_products(kind, kernel_quantizer, rng):
+    make, shape = BIASED[kind]
+    layer = make({**ON_GRIDS, "kernel_quantizer": kernel_quantizer})
+    x = rng.normal(0, 1, shape).astype(np.float32)
+    layer(x, training=True)
+    bias = rng.normal(0, 1, 4).astype(np.float32)
+    layer.bias.assign(bias)
+    kernel = layer.kernel_quantizer.represent(kernel_of(layer))
+    step = float(layer.input_quantizer.clamp) / 15 * kernel.scale.astype(float)
+    want = step * np.clip(np.round(bias / step), -32767, 32767)
+    assert np.abs(want - bias).max() > 0
+    np.testing.assert_allclose(layer.stored_bias(), want, rtol=1e-5)
+    plain = make({**ON_GRIDS, "kernel_quantizer": kernel_quantizer, "bias_bits": None})
+    plain.build(shape)
+    plain.set_weights(layer.get_weights())
+    plain.bias.assign(layer.stored_bias())
+    for call in (lambda layer, x: layer(x), tf.function(lambda layer, x: layer(x))):
+        np.testing.assert_allclose(call(layer, x), call(plain, x), rtol=1e-6, atol=1e-7)
+    with tf.GradientTape() as tape:
+        outputs = layer(x, training=True)
+    at_bias = tape.gradient(outputs, layer.trainable_weights)[1]
+    np.testing.assert_allclose(at_bias, np.full(4, np.prod(outputs.shape[:-1])), rtol=1e-6)
+
+
+def test_bias_keeps_its_precision_in_nices_float_stage(rng):
+    config = {"class_name": "nice", "config": {"stage": "float"}}
+    layer = layers.QuantDense(
+        4, input_quantizer=config, kernel_quantizer=config, bias_bits=8, bias_initializer="ones"
+    )
+    x = rng.normal(0, 1, (5, 7)).astype(np.float32)
+    layer(x, training=True)
+    layer.bias.assign([0.1234, 1e4, -1e4, 0.0])
+    nothing = np.full((1, 7), -1.0, np.float32)  # rectified
+    np.testing.assert_array_equal(layer(nothing)[0], layer.bias)
+    for quantizer in (layer.input_quantizer, layer.kernel_quantizer):
+        quantizer.set_stage("quantized")
+    step = float(layer.input_quantizer.clamp) / 15 * float(layer.kernel_quantizer.clamp) / 7
+    np.testing.assert_allclose(layer(nothing)[0, 1:], [127 * step, -127 * step, 0.0], rtol=1e-5)
+
+
+def test_bias_on_a_grid_is_saved_and_trains_in_half_precision(rng, tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.QuantConv2D(4, 3, **ON_GRIDS, dtype="mixed_float16"),
+            keras.layers.Flatten(),
+            layers.QuantDense(2, **ON_GRIDS),
+        ]
+    )
+    model.compile("sgd", "mse")
+    x = rng.normal(0, 1, (8, 6, 6, 3)).astype(np.float32)
+    model.fit(x, rng.normal(0, 1, (8, 2)), epochs=2, verbose=0)
+    assert np.any(model.layers[0].bias.numpy())
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert loaded.layers[0].bias_bits == 16
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"input_quantizer": None},
+        {"kernel_quantizer": "bwn"},
+        {"input_quantizer": "ste_sign"},
+        {"kernel_quantizer": {"class_name": "wrpn", "config": {"bits": 1}}},
+        {"input_quantizer": {"class_name": "hwgq", "config": {"uniform": False}}},
+    ],
+)
+def test_bias_grid_needs_two_uniform_quantizers(config):
+    with pytest.raises(ValueError, match="QuantDense 'd', bias: .* leave bias_bits out"):
+        layers.QuantDense(2, **{**ON_GRIDS, **config}, name="d")
+
+
+def test_bias_grid_refuses_what_it_cannot_hold():
+    with pytest.raises(ValueError, match=r"bias: bits must be a whole number in 2\.\.24"):
+        layers.QuantDense(2, **{**ON_GRIDS, "bias_bits": 32})
+    layer = layers.QuantDense(2, **ON_GRIDS)
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="step of its inputs"):
+        layer.stored_bias()
+
+
 def test_dynamic_size_pads_as_a_static_one(rng):
     layer = layers.QuantConv2D(3, 3, 2, padding="same", pad_values=1.0, kernel_quantizer="bwn")
     x = rng.normal(0, 1, (2, 9, 8, 2)).astype(np.float32)

@@ -16,9 +16,16 @@ from kerasq.quantizers import (
     calibrate,
     kl_threshold,
 )
-from kerasq.quantizers.histograms import histogram, kl_divergences, quantile, stretched
+from kerasq.quantizers.aciq import aciq_multiple
+from kerasq.quantizers.histograms import (
+    histogram,
+    kl_divergences,
+    quantile,
+    squared_error_threshold,
+    stretched,
+)
 from tests.quantizers.oracles import W_STAR, X_STAR
-from tests.quantizers.oracles.calibrated import kl_bins
+from tests.quantizers.oracles.calibrated import ACIQ, kl_bins, kl_of, least_error
 
 ALL = (CalibrateMax, CalibratePercentile, CalibrateKL)
 each = pytest.mark.parametrize("cls", ALL)
@@ -70,6 +77,46 @@ def test_kl_search_agrees_with_the_loop(bits, zero_bin, rng):
         assert int(kl_threshold(counts, 2**bits, zero_bin)) == kl_bins(counts, 2**bits, zero_bin)
 
 
+@pytest.mark.parametrize(("bits", "zero_bin"), [(3, "neighbor"), (4, "keep")])
+def test_kl_smoothed_as_mxnets_agrees_with_the_loop(bits, zero_bin, rng):
+    for scale in (5.0, 0.5):
+        counts = rng.poisson(scale * np.exp(-np.arange(200) / 40)).astype(float)
+        counts[:20] = 0  # a first level that may be empty
+        want = [kl_of(counts, i, 2**bits, "mxnet") for i in range(2**bits, 201)]
+        want = [np.inf if value is None else value for value in want]
+        got = kl_divergences(counts, 2**bits, "mxnet")
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+        best = int(kl_threshold(counts, 2**bits, zero_bin, "mxnet"))
+        assert best == kl_bins(counts, 2**bits, zero_bin, "mxnet")
+
+
+def test_kl_smoothing_gives_what_was_rejected_a_finite_divergence():
+    counts = [4, 3, 2, 1, 0, 1, 0, 1]
+    smoothed = kl_divergences(counts, 4, "mxnet").numpy()
+    rejected = kl_divergences(counts, 4).numpy()
+    assert np.isfinite(smoothed).all()
+    finite = np.isfinite(rejected)
+    np.testing.assert_allclose(smoothed[finite], rejected[finite], atol=1e-4)
+    assert smoothed[~finite].min() > rejected[finite].max()
+    # Half a value and less, of which a histogram that was stretched has some, is none.
+    np.testing.assert_array_equal(
+        kl_divergences([4, 3, 2, 1, 0.2, 1e-5, 0, 2], 4, "mxnet"),
+        kl_divergences([4, 3, 2, 1, 0, 0, 0, 2], 4, "mxnet"),
+    )
+    assert np.isinf(kl_divergences([0, 0, 0, 0, 0, 0, 0, 2], 4, "mxnet").numpy()[:4]).all()
+    assert int(kl_threshold(np.zeros(64), 8, "keep", "mxnet")) == 64
+
+
+def test_kl_smoothed_as_mxnets_of_a_histogram_that_grew(rng):
+    q = CalibrateKL(smoothing="mxnet", signed=True, target="activations")
+    x = rng.laplace(0, 1, (6, 20000)).astype(np.float32) * np.linspace(0.7, 1, 6)[:, None]
+    for batch in x.astype(np.float32):
+        q(batch, training=True)
+    counts, _ = np.histogram(np.abs(x), 2048, (0, np.abs(x).max()))
+    want = np.abs(x).max() * int(kl_threshold(counts, 128, "neighbor", "mxnet")) / 2048
+    np.testing.assert_allclose(float(q.threshold), want, rtol=0.1)
+
+
 def test_kl_keeps_a_histogram_narrower_than_the_levels(rng):
     counts = np.zeros(2048)
     counts[:100] = rng.integers(1, 50, 100)
@@ -77,6 +124,69 @@ def test_kl_keeps_a_histogram_narrower_than_the_levels(rng):
     assert int(kl_threshold(np.zeros(2048), 128)) == 2048
     with pytest.raises(ValueError, match="100 bins"):
         kl_threshold(counts[:100], 128)
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(2, True), (3, False), (5, True), (8, False)])
+def test_least_squared_error_agrees_with_the_loop(bits, signed, rng):
+    steps = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    for counts in (rng.poisson(50 * np.exp(-np.arange(256) / 30)), np.eye(256)[255], np.zeros(256)):
+        bins = int(squared_error_threshold(counts, steps))
+        assert bins / 256 == least_error(counts, 1.0, bits, signed)
+
+
+def test_least_squared_error_beats_other_thresholds(rng):
+    x = rng.laplace(0, 1, 20000).astype(np.float32)
+
+    def error(**config):
+        return ((CalibratePercentile(bits=4, **config)(x).numpy() - x) ** 2).mean()
+
+    others = [{"percentile": p} for p in (90, 99, 99.9, 100)]
+    others += [{"rule": "aciq_gauss"}, {"rule": "aciq_laplace"}]
+    assert error(rule="mse") < 1.001 * min(error(**config) for config in others)
+
+
+ACIQ_WORKED = {  # as published, to three decimals
+    "gauss": {2: 1.478, 3: 1.805, 4: 2.192, 8: 3.617},
+    "laplace": {2: 2.332, 3: 3.045, 4: 4.004, 8: 8.653},
+}
+
+
+@pytest.mark.parametrize("distribution", ACIQ_WORKED)
+def test_aciq_multiples(distribution):
+    for bits, want in ACIQ_WORKED[distribution].items():
+        got = aciq_multiple(distribution, bits)
+        np.testing.assert_allclose(got, want, atol=5.1e-4)
+        np.testing.assert_allclose(got, ACIQ[f"aciq_{distribution}"][bits], atol=2e-7)
+    multiples = [aciq_multiple(distribution, bits) for bits in range(2, 10)]
+    assert np.all(np.diff(multiples) > 0)
+
+
+@pytest.mark.parametrize("distribution", ["gauss", "laplace"])
+def test_aciq_of_weights_and_of_activations(distribution, rng):
+    draw = rng.normal if distribution == "gauss" else rng.laplace
+    x = draw(0, 0.5, (400, 500)).astype(np.float32)
+    rule = f"aciq_{distribution}"
+    weights = CalibratePercentile(bits=3, rule=rule)
+    multiple = ACIQ_WORKED[distribution]
+    np.testing.assert_allclose(np.abs(weights(x)).max(), multiple[3] * 0.5, rtol=0.01)
+    x[:100] = 0  # zeros have no say
+    np.testing.assert_allclose(np.abs(weights(x)).max(), multiple[3] * 0.5, rtol=0.01)
+    signed = CalibratePercentile(bits=3, rule=rule, signed=True, target="activations")
+    rectified = CalibratePercentile(bits=3, rule=rule, target="activations")
+    for batch in np.split(x, 5):
+        signed(batch, training=True)
+        rectified(batch, training=True)
+    np.testing.assert_allclose(float(signed.threshold), multiple[3] * 0.5, rtol=0.01)
+    np.testing.assert_allclose(float(rectified.threshold), multiple[4] * 0.5, rtol=0.01)
+
+
+def test_aciq_is_at_most_the_maximum():
+    x = np.array([0.5, -0.5, 0.5, 0.0], np.float32)
+    q = CalibratePercentile(rule="aciq_laplace")
+    np.testing.assert_array_equal(q(x), x)
+    q = CalibratePercentile(rule="aciq_laplace", target="activations")
+    q(x, training=True)
+    np.testing.assert_allclose(float(q.threshold), 0.5)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 0.999, 1.0])
@@ -164,10 +274,17 @@ def test_clipped_gradient_and_levels(cls):
     assert len(signed.levels()) == 7 and signed.levels()[3] == 0
 
 
-@each
+VARIANTS = [
+    *((cls, {}) for cls in ALL),
+    *((CalibratePercentile, {"rule": rule}) for rule in ("mse", "aciq_gauss", "aciq_laplace")),
+    (CalibrateKL, {"smoothing": "mxnet"}),
+]
+
+
+@pytest.mark.parametrize(("cls", "config"), VARIANTS)
 @pytest.mark.parametrize("jit", [False, True])
-def test_unknown_batch(cls, jit, rng):
-    q, eager = cls(target="activations"), cls(target="activations")
+def test_unknown_batch(cls, config, jit, rng):
+    q, eager = cls(target="activations", **config), cls(target="activations", **config)
     x = rng.exponential(1, (50, 20)).astype(np.float32)
     q.build(x.shape)
     q.built = True
@@ -201,6 +318,10 @@ def test_bad_arguments():
         CalibratePercentile(percentile=101)
     with pytest.raises(ValueError, match="zero_bin"):
         CalibrateKL(zero_bin="smooth")
+    with pytest.raises(ValueError, match="smoothing"):
+        CalibrateKL(smoothing="laplace")
+    with pytest.raises(ValueError, match="rule"):
+        CalibratePercentile(rule="aciq")
 
 
 def network():

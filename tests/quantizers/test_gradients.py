@@ -1,4 +1,4 @@
-"""DoReFa's gradients."""
+"""DoReFa's gradients, and LogQuant of QNN's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from kerasq import quantizers
-from kerasq.quantizers import DoReFaGradients, dorefa_gradients
+from kerasq.quantizers import DoReFaGradients, QNNLinear, QNNLog, dorefa_gradients, log_gradients
+from tests.quantizers.oracles.statistical import log_quant
 
 DR = np.array([[0.02, -0.05, 0.01, 0.04]], np.float32)
 
@@ -74,3 +75,75 @@ def test_nothing_is_stored():
         DoReFaGradients(bits=9)
     assert quantizers.clone(DoReFaGradients(bits=3)).bits == 3
     assert quantizers.catalogue()["dorefa_gradients"].target == "gradients"
+
+
+@pytest.mark.parametrize("bits", [2, 3, 6, 8])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e20])
+def test_log_gradients_are_log_quant_of_the_tensor(bits, scale, rng):
+    g = (scale * rng.normal(0, 1, (7, 5, 3)) * 10.0 ** rng.integers(-4, 1, (7, 5, 3))).astype("f4")
+    got = log_gradients(tf.constant(g), bits).numpy()
+    np.testing.assert_allclose(got, log_quant(g.astype(np.float64), bits), rtol=1e-6)
+    mantissa, _ = np.frexp(got[got != 0])
+    assert set(np.abs(mantissa)) == {0.5}  # powers of two
+    assert len(np.unique(np.abs(got[got != 0]))) <= 2 ** (bits - 1) - 1
+
+
+@pytest.mark.parametrize("bits", [2, 3, 6])
+def test_stochastic_log_gradients_have_no_bias(bits):
+    g = np.array([1.0, -0.7, 0.6, 0.3, -0.1, 0.01, 0.0], np.float32)
+    draws = np.stack([log_gradients(tf.constant(np.tile(g, (4000, 1))), bits, True).numpy()])
+    draws = draws.reshape(-1, g.size)
+    np.testing.assert_allclose(draws.mean(0), g, atol=0.03)
+    for i, value in enumerate(g):
+        neighbours = np.unique(np.abs(draws[:, i]))
+        assert len(neighbours) <= 2
+        assert neighbours.min() <= abs(value) <= neighbours.max()
+    # Above AP2(max|g|) = 1 values are clipped.
+    top = log_gradients(tf.constant([1.4, -1.4, 1.2]), bits, True).numpy()
+    np.testing.assert_array_equal(top, [1, -1, 1])
+
+
+@pytest.mark.parametrize("cls", [QNNLinear, QNNLog])
+def test_gradient_bits_draw_in_training_only(cls, rng):
+    q = cls(bits=4, gradient_bits=6)
+    x = tf.constant(rng.uniform(-0.8, 0.8, 3000).astype(np.float32))
+    g = tf.constant(rng.normal(0, 1, 3000).astype(np.float32))
+
+    def gradient(training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = q(x, training=training)
+        np.testing.assert_array_equal(y, cls(bits=4)(x))
+        return tape.gradient(y, x, output_gradients=g).numpy()
+
+    np.testing.assert_allclose(gradient(False), log_quant(g.numpy(), 6), rtol=1e-6)
+    first, second = gradient(True), gradient(True)
+    assert not np.array_equal(first, second)
+    assert cls.from_config(q.get_config()).gradient_bits == 6
+    assert cls().gradient_bits is None
+    with pytest.raises(ValueError, match="gradients: bits must be a whole number in 2..8"):
+        cls(gradient_bits=1)
+
+
+def test_log_gradients_of_nothing_and_of_what_is_not_finite():
+    assert not log_gradients(tf.zeros([3]), 6).numpy().any()
+    assert not log_gradients(tf.zeros([3]), 6, True).numpy().any()
+    # A loss scale's optimizer looks for these.
+    bad = log_gradients(tf.constant([np.nan, np.inf, -np.inf, 1.0]), 6, True).numpy()
+    np.testing.assert_array_equal(bad[:3], [np.nan, np.inf, -np.inf])
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_log_gradients_in_graphs(jit, rng):
+    q = QNNLinear(bits=4, gradient_bits=8)
+    x = rng.uniform(-0.8, 0.8, (6, 4)).astype(np.float32)
+
+    @tf.function(jit_compile=jit, input_signature=[tf.TensorSpec([None, 4])])
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(q(x, training=True) ** 2)
+        return tape.gradient(loss, x)
+
+    got, want = gradient(tf.constant(x)).numpy(), 2 * q(x).numpy()
+    assert np.all(np.abs(got) <= 2 * np.abs(want)) and np.all(got * want >= 0)

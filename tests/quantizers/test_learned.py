@@ -12,7 +12,7 @@ from kerasq.keras import keras
 from kerasq.layers import QuantDense
 from kerasq.quantizers.dsq import dsq_soft
 from kerasq.quantizers.lsq import lsq
-from kerasq.quantizers.nice import nice_activation_clamp, nice_weight_clamp
+from kerasq.quantizers.nice import nice_activation_clamp, nice_bias, nice_weight_clamp
 from kerasq.quantizers.qil import qil_transform
 from tests.quantizers.oracles import G_STAR, GX_STAR, W_STAR, X_STAR
 
@@ -468,6 +468,30 @@ def test_nice_clamp_of_activations_is_gathered_before_training():
     q(second, training=True)
     q(second)
     np.testing.assert_allclose(read(q.clamp), 1.1 * of_first, rtol=1e-5)
+
+
+def test_nice_biases():
+    bias = tf.constant([0.31, -0.31, 7e3, -7e3, 0.0])
+    for step in ([0.2], [0.2, 0.02, 0.2, 0.002, 0.2]):
+        wide = np.broadcast_to(step, 5)
+        with tf.GradientTape() as tape:
+            tape.watch(bias)
+            q = nice_bias(bias, tf.constant(step, tf.float32))
+        codes = np.clip(np.round(bias.numpy() / wide), -32767, 32767)
+        np.testing.assert_allclose(q, codes * wide, rtol=1e-6)
+        np.testing.assert_array_equal(tape.gradient(q, bias), np.ones(5))
+    np.testing.assert_array_equal(nice_bias(bias, tf.zeros([1])), bias)
+    np.testing.assert_allclose(nice_bias(bias, tf.constant([0.5]), 2), [0.5, -0.5, 0.5, -0.5, 0])
+
+
+@pytest.mark.parametrize("target", [WEIGHTS, ACTIVATIONS])
+def test_nice_has_no_step_in_the_float_stage(target):
+    q = make("nice", target=target, bits=3, state={"clamp": 0.7})
+    np.testing.assert_allclose(
+        q.grid_step(W_STAR), 0.7 / (3 if target == WEIGHTS else 7), rtol=1e-6
+    )
+    q.set_stage("float")
+    assert float(q.grid_step(W_STAR)) == 0
 
 
 def test_nice_negative_clamp_is_its_magnitude():

@@ -32,14 +32,58 @@ def calibrate_max(
     return *on_grid(x, g, top, bits, has_sign(target, signed)), {}
 
 
-def calibrate_percentile(x, g, state, bits=8, signed=False, percentile=99.99, target="weights"):
-    top = np.quantile(magnitude_of(x, target, signed), percentile / 100)
+# T over sigma of a normal distribution, or over Laplace's b.
+ACIQ = {
+    "aciq_gauss": {2: 1.47818312, 3: 1.80489289, 4: 2.19227856, 8: 3.61691335},
+    "aciq_laplace": {2: 2.33152939, 3: 3.04528770, 4: 4.00378631, 8: 8.65265030},
+}
+
+
+def least_error(counts, peak, bits, sign):
+    """Return the last of the bins' right edges whose squared error is least."""
+    bins = len(counts)
+    centres, errors = (np.arange(bins) + 0.5) / bins, []
+    for i in range(1, bins + 1):
+        q, _ = on_grid(centres, 0.0, i / bins, bits, sign)
+        errors.append((counts * (centres - q) ** 2).sum() / max(counts.sum(), 1))
+    return peak * (1 + np.flatnonzero(errors <= min(errors) + 1e-12)[-1]) / bins
+
+
+def calibrate_percentile(
+    x,
+    g,
+    state,
+    bits=8,
+    signed=False,
+    percentile=99.99,
+    rule="percentile",
+    target="weights",
+):
+    magnitude, sign = magnitude_of(x, target, signed), has_sign(target, signed)
     if target == "activations":
         top = state["threshold"]
-    return *on_grid(x, g, top, bits, has_sign(target, signed)), {}
+    elif rule == "percentile":
+        top = np.quantile(magnitude, percentile / 100)
+    elif rule == "mse":
+        counts, _ = np.histogram(magnitude, 2048, (0, magnitude.max()))
+        top = least_error(counts, magnitude.max(), bits, sign)
+    else:
+        used = magnitude[magnitude > 0]
+        spread = np.sqrt((used**2).mean()) if rule == "aciq_gauss" else used.mean()
+        top = min(ACIQ[rule][bits] * spread, magnitude.max())
+    return *on_grid(x, g, top, bits, sign), {}
 
 
-def kl_of(counts, i, levels):
+def smoothed(p):
+    """Return MXNet's smoothing; None where nothing is left to take from."""
+    empty = p == 0
+    if empty.all():
+        return None
+    q = np.where(empty, 1e-4, p - 1e-4 * empty.sum() / (~empty).sum())
+    return q if (q > 0).all() else None
+
+
+def kl_of(counts, i, levels, smoothing="reject"):
     """Return the divergence for the threshold after i bins; None where it is infinite."""
     p = counts[:i].copy()
     p[-1] += counts[i:].sum()
@@ -48,6 +92,10 @@ def kl_of(counts, i, levels):
         bins = (level == k) & (counts[:i] > 0)
         if bins.any():
             q[bins] = counts[:i][level == k].sum() / bins.sum()
+    if smoothing == "mxnet":
+        p, q = smoothed(p), smoothed(q)
+        if p is None or q is None:
+            return None
     used = p > 0
     if np.any(q[used] == 0):
         return None
@@ -55,29 +103,40 @@ def kl_of(counts, i, levels):
     return (p[used] * np.log(p[used] / q[used])).sum()
 
 
-def kl_bins(counts, levels, zero_bin="neighbor"):
+def kl_bins(counts, levels, zero_bin="neighbor", smoothing="reject"):
     counts = np.array(counts, np.float64)
     if zero_bin == "neighbor":
         counts[0] = counts[1]
     # Rejected at once, to save the test's time: a last bin that is empty, with outliers after it.
     tails = counts[::-1].cumsum()[::-1] - counts
     candidates = [
-        i for i in range(levels, len(counts) + 1) if counts[i - 1] > 0 or tails[i - 1] == 0
+        i
+        for i in range(levels, len(counts) + 1)
+        if smoothing == "mxnet" or counts[i - 1] > 0 or tails[i - 1] == 0
     ]
-    kls = {i: kl_of(counts, i, levels) for i in candidates}
+    kls = {i: kl_of(counts, i, levels, smoothing) for i in candidates}
     least = min((v for v in kls.values() if v is not None), default=None)
     best = [i for i, v in kls.items() if v is not None and v <= least + 1e-12]
     return max(best, default=len(counts))
 
 
-def calibrate_kl(x, g, state, bits=8, signed=False, zero_bin="neighbor", target="weights"):
+def calibrate_kl(
+    x,
+    g,
+    state,
+    bits=8,
+    signed=False,
+    zero_bin="neighbor",
+    smoothing="reject",
+    target="weights",
+):
     magnitude, sign = magnitude_of(x, target, signed), has_sign(target, signed)
     if target == "activations":
         top = state["threshold"]
     else:
         counts, _ = np.histogram(magnitude, 2048, (0, magnitude.max()))
         levels = 2 ** (bits - 1) if sign else 2**bits
-        top = magnitude.max() * kl_bins(counts, levels, zero_bin) / 2048
+        top = magnitude.max() * kl_bins(counts, levels, zero_bin, smoothing) / 2048
     return *on_grid(x, g, top, bits, sign), {}
 
 
@@ -169,16 +228,32 @@ METHODS = {
     ),
     "calibrate_percentile": Method(
         calibrate_percentile,
-        ({}, {"percentile": 95.0, "bits": 4}, *ACTIVATIONS),
+        (
+            {},
+            {"percentile": 95.0, "bits": 4},
+            {"rule": "mse", "bits": 3},
+            {"rule": "mse"},
+            {"rule": "aciq_gauss", "bits": 2},
+            {"rule": "aciq_laplace", "bits": 4},
+            {"rule": "aciq_gauss", "bits": 8},
+            *ACTIVATIONS,
+        ),
         state=threshold,
         symmetric=with_sign,
-        # Where hardly a value lies above T, that value is all that the next T comes of.
-        idempotent=lambda config: not of_weights(config) or "percentile" in config,
+        # Where hardly a value lies above T, that value is all that the next T comes of. By the
+        # other rules what was clipped is the next maximum, which bounds the next T.
+        idempotent=lambda config: bool(config),
         equivariant=of_weights,
     ),
     "calibrate_kl": Method(
         calibrate_kl,
-        ({}, {"bits": 4}, {"zero_bin": "keep"}, *ACTIVATIONS),
+        (
+            {},
+            {"bits": 4},
+            {"zero_bin": "keep"},
+            {"smoothing": "mxnet", "bits": 4},
+            *ACTIVATIONS,
+        ),
         state=threshold,
         symmetric=with_sign,
         equivariant=of_weights,

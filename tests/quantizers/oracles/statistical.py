@@ -13,7 +13,18 @@ def ap2(x):
         return np.sign(x) * np.exp2(np.round(np.log2(np.abs(x))))
 
 
-def qnn_linear(x, g, state, bits=4, normalize=False):
+def log_quant(g, bits):
+    """Return LogQuant of gradients, rounded to the nearest exponent."""
+    if bits is None:
+        return g
+    highest = ap2(np.abs(g).max())
+    lowest = highest / 2.0 ** (2 ** (bits - 1) - 2)
+    q = np.clip(ap2(g), -highest, highest)
+    return np.where(np.abs(q) < lowest, 0.0, q)
+
+
+def qnn_linear(x, g, state, bits=4, normalize=False, gradient_bits=None):
+    g = log_quant(g, gradient_bits)
     if bits == 1:
         return sgn(x), g * (np.abs(x) <= 1), {}
     s = 2.0 ** (1 - bits)
@@ -22,11 +33,12 @@ def qnn_linear(x, g, state, bits=4, normalize=False):
     return q, g if normalize else g * ((x >= -1) & (x <= 1 - s)), {}
 
 
-def qnn_log(x, g, state, bits=4, limit=1.0):
+def qnn_log(x, g, state, bits=4, limit=1.0, gradient_bits=None):
     highest = ap2(limit)
     lowest = highest / 2.0 ** (2 ** (bits - 1) - 2)
     q = np.clip(ap2(x), -highest, highest)
-    return np.where(np.abs(q) < lowest, 0.0, q), g * (np.abs(x) <= limit), {}
+    at_x = log_quant(g, gradient_bits) * (np.abs(x) <= limit)
+    return np.where(np.abs(q) < lowest, 0.0, q), at_x, {}
 
 
 def powers_of_two(w, g, state, bits=5):
@@ -140,13 +152,19 @@ HWGQ_VARIANTS = (
 METHODS = {
     "qnn_linear": Method(
         qnn_linear,
-        (*({"bits": bits} for bits in (1, 2, 4, 8)), {"bits": 4, "normalize": True}),
+        (
+            *({"bits": bits} for bits in (1, 2, 4, 8)),
+            {"bits": 4, "normalize": True},
+            {"bits": 2, "gradient_bits": 6},
+        ),
         symmetric=lambda config: config["bits"] == 1,  # two's complement is not
         idempotent=lambda config: not config.get("normalize"),
         equivariant=lambda config: config.get("normalize", False),
         zero=lambda config: config["bits"] > 1,
     ),
-    "qnn_log": Method(qnn_log, ({"bits": 2}, {"bits": 3}, {}, {"limit": 2.9})),
+    "qnn_log": Method(
+        qnn_log, ({"bits": 2}, {"bits": 3}, {}, {"limit": 2.9}, {"bits": 3, "gradient_bits": 3})
+    ),
     "powers_of_two": Method(
         powers_of_two,
         ({}, {"bits": 2}, {"bits": 3}, {"bits": 4}),
