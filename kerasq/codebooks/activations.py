@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +13,7 @@ import tensorflow as tf
 
 from kerasq.codebooks.program import Program
 
-# Activations beyond this many bytes are kept in files.
+# Activations beyond this many bytes are kept in files of the temporary folder.
 _MEMORY = 4 << 30
 
 Visitor = Callable[[np.ndarray, np.ndarray], None]
@@ -45,12 +47,10 @@ class Activations:
         self._other: dict[int, np.ndarray] = {}  # only tensors that differ
         self._needed = program.ancestors(targets)
         self._targets, self._done = targets, set()
-        self._folder = tempfile.TemporaryDirectory(prefix="kerasq-")
 
     def close(self) -> None:
         """Drop all activations."""
         self._float, self._other = {}, {}
-        self._folder.cleanup()
 
     def advance(self, stop: int, visit: Visitor) -> None:
         """Run both networks up to the next stop.
@@ -58,6 +58,9 @@ class Activations:
         Args:
             stop: which of the targets; each once, in ascending order.
             visit: is given the target's values, of the float network and of the other, by batches.
+
+        Raises:
+            OSError: no room for the activations in the temporary folder.
         """
         target = self._targets[stop]
         run = sorted(self._program.ancestors([target]) - self._done)
@@ -131,7 +134,21 @@ class Activations:
 
     def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         held = sum(x.nbytes for kept in (self._float, self._other) for x in kept.values())
-        if held + int(np.prod(shape)) * dtype.itemsize <= _MEMORY:
+        nbytes = math.prod(shape) * dtype.itemsize
+        if held + nbytes <= _MEMORY:
             return np.empty(shape, dtype)
-        file = tempfile.NamedTemporaryFile(dir=self._folder.name, delete=False)  # noqa: SIM115
-        return np.memmap(file, dtype, "w+", shape=shape)
+        folder = tempfile.gettempdir()
+        try:
+            # Without a name: its room is free again when the array is, even of a killed process.
+            with tempfile.TemporaryFile(dir=folder) as file:
+                # A disk that is full when the array is written to would end the process.
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+                return np.memmap(file, dtype, "w+", shape=shape)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot keep {nbytes:,} bytes of activations in the temporary folder "
+                f"({error.strerror or error}): make room there, set TMPDIR to a folder that has "
+                "it, or pass fewer images",
+                folder,
+            ) from error

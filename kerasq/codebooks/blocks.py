@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kerasq.codebooks.method import CodebookSettings, Method
+from kerasq.codebooks.selection import check_pair, check_selection, choice_of
 from kerasq.representations import Codebook
 
 CLAMPS = ("pqf", "paper", "bgd")
@@ -114,32 +115,21 @@ class BlockMethod(Method):
         Raises:
             ValueError: ``layers`` names a layer that is not there, or gives one a block size that
                 does not divide its weights, or more codewords than it has blocks.
+            TypeError: ``layers`` is of another kind, or gives a layer something else.
         """
-        if isinstance(self.layers, Mapping):
-            unknown = set(self.layers) - {layer.name for layer in layers}
-            if unknown:
-                raise ValueError(
-                    f"{type(self).__name__}(layers=...) names {sorted(unknown)}, but the layers "
-                    f"that can be compressed are {[layer.name for layer in layers]}"
-                )
+        check_selection(layers, self.layers, f"{type(self).__name__}(layers=...)")
         first = next((layer for layer in layers if _convolves(layer)), None)
         plan = {}
         for layer in layers:
-            choice = self._choice(layer)
+            choice = choice_of(self.layers, layer)
             if choice is None:
                 choice = self.compress_first or layer is not first
             if choice is True:
                 choice = self._rule(layer, layer is layers[-1] and not _convolves(layer))
             if choice is not False:
+                check_pair(choice, f"{type(self).__name__}: layer {layer.name!r}")
                 plan[layer.name] = self._settings(layer, *choice)
         return plan
-
-    def _choice(self, layer: Any) -> Choice:
-        if self.layers is None:
-            return None
-        if isinstance(self.layers, Mapping):
-            return self.layers.get(layer.name)
-        return self.layers(layer)
 
     def _rule(self, layer: Any, is_classifier: bool) -> tuple[int, int]:
         """Return (d, K): whole input channels, as many as asked for that divide theirs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -15,11 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from kerasq.codebooks.activations import Activations
+from kerasq.codebooks.arguments import check_arguments, check_finite, check_settings
 from kerasq.codebooks.checkpoint import Checkpoint
 from kerasq.codebooks.cloning import clone_with_replacements
 from kerasq.codebooks.data import calibration_data
 from kerasq.codebooks.distributed import Workers
 from kerasq.codebooks.finetuning import Augment, FineTuner
+from kerasq.codebooks.identity import data_of, run_of
 from kerasq.codebooks.method import LayerSettings, Method
 from kerasq.codebooks.moments import Moments
 from kerasq.codebooks.program import Program, Step
@@ -60,7 +61,8 @@ def compress(
     far, its targets from the float network on the same images, at the same output positions:
     errors of earlier layers are corrected, not accumulated. All other layers, subclasses of Conv2D
     and Dense and DepthwiseConv2D among them, stay as they are. A layer that is called several
-    times is fitted to its first call.
+    times, itself or in a model within the model, stays one layer, and is fitted to its first call.
+    Layers that share a variable get codewords of their own each.
 
     The copy is not compiled. Its codewords are trained by ``compile`` and ``fit``; the assignments
     stay. The model given is not changed.
@@ -78,7 +80,8 @@ def compress(
         method: such as `QCNN`, or its name in `catalogue`.
         checkpoint_dir: folder to which each finished layer, and training under way, is written.
             Called again with the same arguments after an interruption, it goes on from there, with
-            the same result.
+            the same result, also where Dropout and its like draw at random. Another model, method,
+            setting or data is refused; that ``augment`` is the same is not looked at.
         batch_size: images at a time.
         augment: changes the batches that the method trains on, ``augment([inputs], rng)``.
         verbose: show progress, with the relative error of each layer's responses before and
@@ -89,15 +92,21 @@ def compress(
         strategy: of the workers; None takes the one whose scope is entered.
 
     Raises:
-        TypeError: a model or data of a kind that cannot be compressed, a model of the other Keras.
+        TypeError: a model, data or an argument of a kind that cannot be taken, a model of the
+            other Keras.
         ValueError: an unbuilt model, no layer to compress, weights or data that are not finite,
-            data of another shape, settings that do not fit a layer, a checkpoint of another run,
-            a report that cannot be written, workers that do not do the same.
-        OSError: a checkpoint or report that cannot be written, such as on a full disk.
+            data of another shape or that ends early, labels that are no classes of the network,
+            settings that do not fit a layer, a checkpoint of another run or a corrupt one, a report
+            that cannot be written, workers that do not do the same.
+        OSError: a checkpoint or report that cannot be written, or no room for the activations, such
+            as on a full disk.
         ImportError: a report without matplotlib.
     """
     check_model(model, "compress")
     method = get(method)
+    check_arguments(batch_size, checkpoint_dir, report, augment, callback, strategy)
+    check_settings(method)
+    check_finite(model, "load or train the model again")
     page = None if report is None else check_report(report)
     workers = Workers(strategy)
     sites = sites_of(Program(model))
@@ -108,14 +117,12 @@ def compress(
         raise ValueError(
             f"model {model.name!r} has no Conv2D or Dense layer for {method.name} to compress"
         )
-    for step in sites:
-        if step.layer.name in plan:
-            _kernel(step.layer)  # raises where it is not finite
     checkpoint = None
-    run = _run_of(model, arrays, method, plan)
+    run = run_of(model, method, plan)
     workers.check_equal("model or method", _digest(run))
     if checkpoint_dir is not None:
         folder = Path(checkpoint_dir)
+        run["data"] = data_of(arrays)
         if workers.count > 1:
             run["workers"] = workers.count
             folder /= f"worker-{workers.index}"
@@ -129,6 +136,7 @@ def compress(
         _say_left_in_float(job.program, plan, progress)
         job.run(tuner, progress, callback)
         method.finish(job.compressed, tuner)
+    check_finite(job.compressed, "lower the learning rate of the training, or check the data")
     if page is not None:
         accuracy = _accuracies((model, job.compressed), inputs, labels, batch_size, workers)
         if workers.index == 0:
@@ -353,24 +361,7 @@ def _accuracies(
 
 def _digest(run: dict[str, Any]) -> str:
     """Return a number of what all workers have alike."""
-    alike = {name: value for name, value in run.items() if name != "data"}
-    return hashlib.sha256(json.dumps(alike, default=str, sort_keys=True).encode()).hexdigest()
-
-
-def _run_of(
-    model: Any, arrays: list[np.ndarray] | None, method: Method, plan: dict[str, LayerSettings]
-) -> dict[str, Any]:
-    """Return what the codebooks depend on, for the checkpoint to compare."""
-    digest = hashlib.sha256()
-    for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    config = {k: v for k, v in method.get_config().items() if k != "layers"}
-    return {
-        "method": {"name": method.name, **config},
-        "layers": {name: dataclasses.asdict(settings) for name, settings in plan.items()},
-        "model": f"{model.name} {digest.hexdigest()[:16]}",
-        "data": None if arrays is None else [[*x.shape, str(x.dtype)] for x in arrays],
-    }
+    return hashlib.sha256(json.dumps(run, default=str, sort_keys=True).encode()).hexdigest()
 
 
 def _say_left_in_float(

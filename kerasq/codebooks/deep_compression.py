@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,8 +117,15 @@ class DeepCompression(Method):
         for quality in _values(self.quality):
             if not quality >= 0:
                 raise ValueError(f"DeepCompression: quality must not be negative, got {quality}")
+        if not isinstance(self.layers, Mapping | None):
+            raise TypeError(
+                f"DeepCompression: layers is a {type(self.layers).__name__}: pass a dict from "
+                "layer names to bits, or False"
+            )
         widths = [bits for bits in _values(self.layers) if bits is not False]
         for bits in (self.conv_bits, self.dense_bits, *widths):
+            if not isinstance(bits, numbers.Integral):
+                raise TypeError(f"DeepCompression: bits are whole numbers, got {bits!r}")
             if isinstance(bits, bool) or not 1 <= bits <= _MOST_BITS:
                 raise ValueError(f"DeepCompression: bits are 1 to {_MOST_BITS}, got {bits}")
         for name, known in (

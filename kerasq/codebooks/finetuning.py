@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from kerasq.codebooks.checkpoint import Checkpoint
+from kerasq.codebooks.checkpoint import Checkpoint, digest
+from kerasq.codebooks.randomness import seeded_by_step
 from kerasq.keras import keras
 
 Augment = Callable[[list[np.ndarray], np.random.Generator], list[np.ndarray]]
 _SAVE_EVERY = 200  # steps
+_CHOICES = {
+    "optimizer": ("sgd", "adam"),
+    "schedule": ("constant", "cosine", "steps"),
+    "loss": ("distillation", "labels"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +41,10 @@ class Stage:
         loss: "distillation" from the float network, or "labels": cross-entropy with them.
         temperature: T of the distillation.
         final_rate: learning rate at the end of "cosine".
+
+    Raises:
+        TypeError: steps or a batch size that are no whole numbers.
+        ValueError: a setting out of range.
     """
 
     name: str
@@ -48,6 +59,26 @@ class Stage:
     loss: str = "distillation"
     temperature: float = 1.0
     final_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise TypeError(f"{self.name}: {name} is a whole number, got {value!r}")
+            if value < least:
+                raise ValueError(f"{self.name}: {name} must be at least {least}, got {value}")
+        for name in ("learning_rate", "momentum", "weight_decay", "final_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{self.name}: {name} must not be negative, got {getattr(self, name)}"
+                )
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{self.name}: {name} is one of {known}, got {getattr(self, name)!r}"
+                )
+        if not self.temperature > 0:
+            raise ValueError(f"{self.name}: temperature must be above 0, got {self.temperature}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -64,8 +95,8 @@ class FineTuner:
     """Trains networks on a run's data, and goes on from the run's checkpoint.
 
     The outputs are logits: of a network that ends in a softmax, its logarithm is taken. A stage
-    taken up again gives the same weights, but for layers that draw at random in training, such as
-    Dropout: they draw anew.
+    taken up again gives the same weights: what layers such as Dropout draw depends on the step
+    only. Functions that draw at random, in a Lambda, draw anew.
 
     Args:
         teacher: the float network.
@@ -73,7 +104,7 @@ class FineTuner:
         labels: class numbers (N,) or one-hot rows (N, classes); None where there are none.
         checkpoint: of the run, or None.
         augment: changes a batch, given the list of its inputs and a generator; or None.
-        seed: of the order of the samples and the augmentation.
+        seed: of the order of the samples, the augmentation and Dropout.
         show: told about progress.
 
     Attributes:
@@ -118,19 +149,36 @@ class FineTuner:
             on_start: is called before the first, when what the checkpoint holds has been loaded.
 
         Raises:
-            ValueError: a stage on labels without any, or without data; a network of several outputs
-                or of one value; a loss that is not finite.
+            ValueError: a stage on labels without any, on those that are no classes of the network,
+                on others than the checkpoint's, or without data; a network of several outputs or of
+                one value; a loss that is not finite.
         """
         self._check(stage)
         variables = model.trainable_variables if variables is None else variables
-        state = _State(model, variables, stage)
+        state = _State(model, variables, stage, self.labels)
         first = state.load(self._checkpoint)
         if on_start is not None:
             on_start()
+        with seeded_by_step(model, self._seed) as set_step:
+            self._train(model, stage, state, first, set_step, variables, penalty, after_step)
+        return state.losses
+
+    def _train(
+        self,
+        model: Any,
+        stage: Stage,
+        state: _State,
+        first: int,
+        set_step: Callable[[int], None],
+        variables: list[Any],
+        penalty: Callable[[], tf.Tensor] | None,
+        after_step: Callable[[int], None] | None,
+    ) -> None:
         step_function = self._step(model, stage, variables, state.optimizer, penalty)
         batches = self._batches(stage, first)
         for step in range(first, stage.steps):
             state.optimizer.learning_rate = stage.rate(step)
+            set_step(step)
             loss = float(step_function(*next(batches)))
             if not math.isfinite(loss):
                 raise ValueError(
@@ -144,7 +192,6 @@ class FineTuner:
                 self.show(f"{stage.name}: step {step} of {stage.steps}, loss {loss:.4f}")
             if (step + 1) % _SAVE_EVERY == 0 or step + 1 == stage.steps:
                 state.save(self._checkpoint, step + 1)
-        return state.losses
 
     def _check(self, stage: Stage) -> None:
         if self.inputs is None:
@@ -158,6 +205,8 @@ class FineTuner:
                 f"classes or more, but the outputs are {shapes}: train it by `fit`, with no steps "
                 "here"
             )
+        if stage.loss == "labels":
+            _check_labels(self.labels, shapes[0], stage.name)
 
     def _batches(self, stage: Stage, first: int) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yield batches from step ``first`` on: an epoch's order depends on its number only."""
@@ -245,6 +294,24 @@ def cross_entropy(labels: tf.Tensor, answer: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_mean(tf.reduce_sum(tf.cast(labels, tf.float32) * answer, axis=-1))
 
 
+def _check_labels(labels: np.ndarray, output: tuple[int | None, ...], owner: str) -> None:
+    """Raise where labels are neither class numbers nor one-hot rows of a network's classes."""
+    classes = output[-1]
+    if labels.ndim == len(output) and labels.shape[-1] == classes:
+        return
+    if labels.dtype.kind not in "biuf" or labels.size != len(labels) or len(output) != 2:
+        raise ValueError(
+            f"{owner} trains on labels: pass class numbers (N,) or one-hot rows (N, {classes}), "
+            f"not {labels.shape} of type {labels.dtype}"
+        )
+    low, high = labels.min(), labels.max()
+    if not 0 <= low <= high < classes:
+        raise ValueError(
+            f"{owner} trains on labels from {low} to {high}, but the network has {classes} "
+            f"classes, 0 to {classes - 1}"
+        )
+
+
 def reestimate_batch_normalization(
     model: Any, inputs: list[np.ndarray], batch_size: int = 128
 ) -> None:
@@ -281,8 +348,9 @@ def flat_layers(model: Any) -> Iterator[Any]:
 class _State:
     """What a stage changes: the network's weights, the optimizer's, and the losses."""
 
-    def __init__(self, model: Any, variables: list[Any], stage: Stage):
+    def __init__(self, model: Any, variables: list[Any], stage: Stage, labels: np.ndarray | None):
         self._model, self._stage = model, stage
+        self._labels = None if stage.loss != "labels" else labels
         if stage.optimizer == "adam":
             self.optimizer = keras.optimizers.Adam(stage.learning_rate)
         else:
@@ -295,6 +363,11 @@ class _State:
         saved = None if checkpoint is None else checkpoint.load_stage(self._stage.name)
         if saved is None:
             return 0
+        if str(saved.get("labels", "")) != self._labels_digest():
+            raise ValueError(
+                f"the checkpoint of stage {self._stage.name!r} was trained on other labels: pass "
+                "another checkpoint_dir, or remove it"
+            )
         weights = [saved[f"weight-{i}"] for i in range(len(self._model.get_weights()))]
         self._model.set_weights(weights)
         for i, variable in enumerate(self._optimizer_variables()):
@@ -310,7 +383,11 @@ class _State:
         for i, variable in enumerate(self._optimizer_variables()):
             arrays[f"optimizer-{i}"] = np.asarray(tf.convert_to_tensor(variable))
         losses = np.array(self.losses)
-        checkpoint.save_stage(self._stage.name, {**arrays, "losses": losses, "step": step})
+        arrays.update(losses=losses, step=step, labels=self._labels_digest())
+        checkpoint.save_stage(self._stage.name, arrays)
+
+    def _labels_digest(self) -> str:
+        return "" if self._labels is None else digest(np.ascontiguousarray(self._labels))
 
     def _optimizer_variables(self) -> list[Any]:
         variables = self.optimizer.variables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ Archive = dict[str, dict[str, Any]]
 _EPSILON = 1e-5
 _POINTS = ((), (1, 1))  # leading axes of assignments for which both orders are the same
 _QUANTIZED = ("centroids", "assignments", "n_blocks", "is_conv", "k")
+_NUMBERS = ("n_blocks", "is_conv", "k")
 
 
 def load_kill_the_bits(
@@ -32,12 +34,13 @@ def load_kill_the_bits(
 
     Raises:
         ImportError: PyTorch is not installed.
-        ValueError: a file of another kind.
+        ValueError: a file of another kind, or one that is cut short or corrupt.
 
     Reference: Stock et al., And the bit goes down: revisiting the quantization of neural networks,
     arXiv:1907.05686; files of github.com/facebookresearch/kill-the-bits
     """
     torch = _torch()
+    _check_zip(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         archive = {
@@ -48,6 +51,26 @@ def load_kill_the_bits(
     except Exception as error:  # PyTorch raises what its unpickler and its zip reader raise
         raise ValueError(f"{os.fspath(path)!r} is not a checkpoint of networks: {error}") from error
     return resnet_of(archive, input_shape)
+
+
+def _check_zip(path: str | os.PathLike[str]) -> None:
+    """Raise where a zip file is damaged: PyTorch, which writes them, does not look at checksums."""
+    with open(path, "rb") as file:
+        begins_as_zip = file.read(4) == b"PK\3\4"
+        length = file.seek(0, os.SEEK_END)
+    if not begins_as_zip:
+        return  # of PyTorch before 1.6, or none at all
+    owner = repr(os.fspath(path))
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{owner} is cut short: it ends at byte {length}, before its directory")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+            at = None if bad is None else archive.getinfo(bad).header_offset
+    except Exception as error:  # the zip reader raises errors of any kind
+        raise ValueError(f"{owner} is corrupt: {error}") from error
+    if bad is not None:
+        raise ValueError(f"{owner} is corrupt: {bad!r}, from byte {at} on, has another checksum")
 
 
 def save_kill_the_bits(model: Any, path: str | os.PathLike[str]) -> None:
@@ -157,11 +180,15 @@ class _Modules:
         if missing:
             raise ValueError(f"{name!r} of the checkpoint has no {missing}, but {sorted(entry)}")
         self._taken.add(name)
+        for key in keys:
+            _check_value(entry[key], f"{key!r} of {name!r}", key in _NUMBERS)
         return [entry[key] for key in keys]
 
     def conv(self, x: Any, name: str, stride: int) -> Any:
-        if "weight" in self._archive.get(name, {}):
+        if "weight" in (self._archive.get(name) or {}):
             (weight,) = self._entry(name, "weight")
+            if weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
+                raise ValueError(f"{name!r} of the checkpoint has no kernel, but {weight.shape}")
             outputs, channels, size, _ = weight.shape
             _check_channels(x, name, channels)
             values = [np.transpose(weight, (2, 3, 1, 0)).astype(np.float32)]
@@ -182,6 +209,11 @@ class _Modules:
         centroids, assignments, blocks, is_conv, size = entry
         blocks, size = int(blocks), int(size) if is_conv else 1
         assignments = np.asarray(assignments).reshape(-1)
+        if centroids.ndim != 2 or assignments.dtype.kind not in "iu" or min(blocks, size) < 1:
+            raise ValueError(
+                f"{name!r} of the checkpoint: centroids {centroids.shape}, assignments of type "
+                f"{assignments.dtype}, {blocks} blocks and k = {size} are no codebook"
+            )
         codewords, subvector = centroids.shape
         if len(assignments) % blocks or blocks * subvector % size**2:
             raise ValueError(
@@ -207,6 +239,8 @@ class _Modules:
 
     def norm(self, x: Any, name: str) -> Any:
         gamma, beta = self._entry(name, "weight", "bias")
+        _check_length(gamma, x.shape[-1], f"weight of {name!r}")
+        _check_length(beta, x.shape[-1], f"bias of {name!r}")
         layer = keras.layers.BatchNormalization(
             momentum=0.9, epsilon=_EPSILON, name=_keras_name(name)
         )
@@ -218,6 +252,7 @@ class _Modules:
     def classifier(self, x: Any) -> Any:
         units, settings, values, _ = self._codebook(x, "fc")
         (bias,) = self._entry("fc_bias", "bias")
+        _check_length(bias, units, "bias of 'fc_bias'")
         layer = CodebookDense(units, name="fc", **settings)
         x = layer(x)
         layer.set_codebook(*values)
@@ -235,6 +270,22 @@ def _check_channels(x: Any, name: str, channels: int) -> None:
         raise ValueError(
             f"{name!r} of the checkpoint reads {channels} channels, but there are {x.shape[-1]}"
         )
+
+
+def _check_length(value: np.ndarray, length: int, owner: str) -> None:
+    if value.shape != (length,):
+        raise ValueError(f"{owner} of the checkpoint has {value.shape} values, not {(length,)}")
+
+
+def _check_value(value: Any, owner: str, number: bool) -> None:
+    if number:
+        fits = np.shape(value) == () and np.asarray(value).dtype.kind in "biu"
+    else:
+        fits = isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size > 0
+        fits = fits and bool(np.isfinite(value).all())
+    if not fits:
+        wanted = "a whole number" if number else "finite numbers"
+        raise ValueError(f"{owner} of the checkpoint is not {wanted}: it is corrupt")
 
 
 def archive_of(model: Any) -> Archive:

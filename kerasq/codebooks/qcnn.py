@@ -17,6 +17,7 @@ from kerasq.codebooks.layout import KernelLayout
 from kerasq.codebooks.method import CodebookSettings, Method
 from kerasq.codebooks.moments import Moments
 from kerasq.codebooks.registry import register_method
+from kerasq.codebooks.selection import check_pair, check_selection, choice_of
 from kerasq.codebooks.site import Site, Solution, weight_solution
 from kerasq.keras import keras
 
@@ -110,8 +111,10 @@ class QCNN(Method):
     def _check(self) -> None:
         _check_pair(self.subvector, self.codewords, "QCNN")
         for rule in ("dense", "first", "classifier", "depthwise"):
-            if getattr(self, rule) not in (None, True, False):
-                _check_pair(*getattr(self, rule), f"QCNN({rule}=...)")
+            choice = getattr(self, rule)
+            if choice is not None and not isinstance(choice, bool):
+                check_pair(choice, f"QCNN({rule}=...)")
+                _check_pair(*choice, f"QCNN({rule}=...)")
         if self.bits_per_weight is not None and self.ratio is not None:
             raise ValueError(
                 "QCNN: bits_per_weight and ratio are two names of one budget: pass one"
@@ -175,13 +178,7 @@ class QCNN(Method):
     def _plan(
         self, layers: list[Any], energies: dict[str, np.ndarray]
     ) -> dict[str, CodebookSettings]:
-        if isinstance(self.layers, Mapping):
-            unknown = set(self.layers) - {layer.name for layer in layers}
-            if unknown:
-                raise ValueError(
-                    f"QCNN(layers=...) names {sorted(unknown)}, but the layers that can be "
-                    f"compressed are {[layer.name for layer in layers]}"
-                )
+        check_selection(layers, self.layers, "QCNN(layers=...)")
         rules = self._rules(layers)
         choices = {layer.name: self._choice(layer, rules) for layer in layers}
         layers = [layer for layer in layers if choices[layer.name] is not False]
@@ -206,11 +203,9 @@ class QCNN(Method):
         return rules
 
     def _choice(self, layer: Any, rules: dict[str, Choice]) -> Choice:
-        choice = None
-        if isinstance(self.layers, Mapping):
-            choice = self.layers.get(layer.name)
-        elif self.layers is not None:
-            choice = self.layers(layer)
+        choice = choice_of(self.layers, layer)
+        if choice is not None and not isinstance(choice, bool):
+            check_pair(choice, f"QCNN: layer {layer.name!r}")
         return rules.get(layer.name) if choice in (None, True) else choice
 
     def _settings(self, layer: Any, choice: Choice) -> CodebookSettings:

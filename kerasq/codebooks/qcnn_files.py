@@ -45,12 +45,17 @@ def read_bin(path: PathLike) -> np.ndarray:
     """Read a ``.bin`` file: float32.
 
     Raises:
-        ValueError: a file that is cut short, too long or no ``.bin``; the byte is named.
+        ValueError: a file that is cut short, too long or no ``.bin``, or has values that are not
+            finite; the byte is named.
     """
     data = Path(path).read_bytes()
     shape, at = _read_head(data, path)
     _check_length(data, at + 4 * math.prod(shape), path)
-    return np.frombuffer(data, "<f4", offset=at).reshape(shape).astype(np.float32)
+    values = np.frombuffer(data, "<f4", offset=at)
+    if not np.isfinite(values).all():
+        first = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"{os.fspath(path)}: a value of {values[first]}, at byte {at + 4 * first}")
+    return values.reshape(shape).astype(np.float32)
 
 
 def write_cbn(path: PathLike, indices: np.ndarray, bits: int) -> None:
