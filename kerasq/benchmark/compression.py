@@ -3,6 +3,8 @@
 A trained CIFAR-10 ResNet is compressed by each method at about 2.5 bits for each weight of its
 convolutions, with plain k-means beside, and every result is fine-tuned in the same way: against the
 float network's outputs, for the same time. Bytes are those of the exported file.
+
+With ``--ratio``, Q-CNN's error correction and plain k-means are compared at a size of one's choice.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
+from kerasq.benchmark import budgets
 from kerasq.benchmark.cifar import fine_tune
 from kerasq.benchmark.demo import in_batches, resnet_settings
 from kerasq.benchmark.digits import accuracy
@@ -102,6 +106,19 @@ def methods(model: Any, seed: int = 0) -> dict[str, Method]:
         "fixed_point": FixedPoint("l2", 5, seed=seed),
         "hashed_nets (dense layer)": HashedNets(2.5 / 32, steps=300, seed=seed),
     }
+
+
+def at_ratio(model: Any, x: np.ndarray, ratio: float, seed: int = 0) -> dict[str, Method]:
+    """Return k-means and Q-CNN for kernels so many times smaller than in float32.
+
+    Args:
+        model: float network.
+        x: images that the settings of the layers are chosen by.
+        ratio: float32 bytes of the kernels over those of the file.
+        seed: of all that is random.
+    """
+    same = {"layers": budgets.settings(model, x, ratio, seed), "seed": seed, "sweeps": 8}
+    return {name: QCNN(error_correction=on, **same) for name, on in budgets.METHODS.items()}
 
 
 def run(
@@ -226,6 +243,10 @@ def main(
     minutes: Annotated[
         float, typer.Option("--fine-tune", min=0, help="Minutes of fine-tuning of each; 0: none.")
     ] = 0.0,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="Only k-means and Q-CNN, for kernels so many times smaller.", min=1),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=300, help="Training and test images; all without.")
     ] = None,
@@ -241,7 +262,10 @@ def main(
     found = cifar10(data, train=limit)
     if limit is not None:
         found = dataclasses.replace(found, x_test=found.x_test[:limit], y_test=found.y_test[:limit])
-    all_methods = methods(model, seed)
+    if ratio is None:
+        all_methods = methods(model, seed)
+    else:
+        all_methods = at_ratio(model, found.x_train[:images], ratio, seed)
     unknown = sorted(set(names or ()) - set(all_methods))
     if unknown:
         raise typer.BadParameter(f"no methods {unknown}: there are {list(all_methods)}")
