@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 KERNELS := $(shell find tflite_kernels -name '*.cc' -o -name '*.h' -o -name 'CMake*')
 DEMO_ARGS ?=
 BUILD_JOBS := $(shell nproc)
+# A file's tests run in one process: they share what is trained or compressed once.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: setup build demo test test-slow test-fast test-kernels test-sanitize lint format docs bench \
         test-arm64 clean
@@ -27,16 +29,16 @@ demo: setup
 	$(BIN)/kerasq demo $(DEMO_ARGS)
 
 test: setup test-kernels
-	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
-	KERASQ_TEST_KERAS=3 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+	KERASQ_TEST_KERAS=2 $(PYTEST) -m 'not slow'
+	KERASQ_TEST_KERAS=3 $(PYTEST) -m 'not slow'
 
 # What `make test` leaves out: long trainings, XLA for all methods, the examples.
 test-slow: setup
-	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2 -m slow
-	KERASQ_TEST_KERAS=3 $(BIN)/python -m pytest -q -n 2 -m slow
+	KERASQ_TEST_KERAS=2 $(PYTEST) -m slow
+	KERASQ_TEST_KERAS=3 $(PYTEST) -m slow
 
 test-fast: setup
-	KERASQ_TEST_KERAS=2 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+	KERASQ_TEST_KERAS=2 $(PYTEST) -m 'not slow'
 
 # The C++ tests need GoogleTest (Debian: libgtest-dev); without it make says so and goes on.
 test-kernels:
