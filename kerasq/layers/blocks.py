@@ -90,15 +90,12 @@ def check_images(block: keras.layers.Layer, shape: Any) -> int:
     return int(shape[-1])
 
 
-SCALAR_GRADIENT_SCALE = 0.1  # Fixup trains its scalars with a tenth of the learning rate
-
-
 class _Scalar(keras.layers.Layer):
     """A layer with one trained number, whose gradient is multiplied by ``gradient_scale``."""
 
     initial = "zeros"
 
-    def __init__(self, gradient_scale: float = SCALAR_GRADIENT_SCALE, **kwargs: Any) -> None:
+    def __init__(self, gradient_scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         what = f"{type(self).__name__} {self.name!r}: gradient_scale"
         self.gradient_scale = check_range(gradient_scale, 0.0, 1.0, what)
@@ -125,9 +122,9 @@ class ScalarBias(_Scalar):
     """Add one trained number, initially 0, to all elements.
 
     Args:
-        gradient_scale: 0..1, by which the number's gradient is multiplied: Fixup's 0.1. For plain
-            and momentum SGD that is a tenth of the learning rate; Adam and its kin divide by the
-            gradient's own size, so that it has no effect.
+        gradient_scale: 0..1, by which the number's gradient is multiplied. Fixup trains its numbers
+            with a tenth of the learning rate: for plain and momentum SGD that is 0.1; Adam and its
+            kin divide by the gradient's own size, so that it has no effect.
         **kwargs: as for ``keras.layers.Layer``.
 
     Raises:

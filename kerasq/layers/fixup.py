@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from kerasq.keras import keras
 from kerasq.layers.blocks import (
-    SCALAR_GRADIENT_SCALE,
     Block,
     ScalarBias,
     ScalarMultiplier,
@@ -70,9 +69,9 @@ class FixupBlock(Block):
         pad_values: what surrounds the quantized inputs, 0.0 or 1.0.
         kernel_regularizer: of all kernels.
         gradient_scale: of biases and multiplier, 0..1. The release trains them with a tenth of the
-            learning rate: 0.1 is that for plain and momentum SGD. Adam and its kin divide by the
-            gradient's own size, so that it has no effect: give ``scalars`` an optimizer of their
-            own (larq's ``CaseOptimizer``), and 1.0 here. ``ScalarBias`` takes the same.
+            learning rate: 0.1 is that for plain and momentum SGD, with ``ScalarBias`` too. Adam and
+            its kin divide by the gradient's own size, so that it has no effect: give ``scalars`` an
+            optimizer of their own (larq's ``CaseOptimizer``).
         **kwargs: as for ``keras.layers.Layer``.
 
     Raises:
@@ -83,7 +82,7 @@ class FixupBlock(Block):
 
     Deviations: a strided convolution pads as TensorFlow does, below and to the right, where the
     release pads all sides. The scalars' slower learning is a property of the layer, not of the
-    optimizer, and does not slow a decay of weights. Channels come last.
+    optimizer, is off by default, and does not slow a decay of weights. Channels come last.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class FixupBlock(Block):
         kernel_quantizer: Any = None,
         pad_values: float = 0.0,
         kernel_regularizer: Any = None,
-        gradient_scale: float = SCALAR_GRADIENT_SCALE,
+        gradient_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

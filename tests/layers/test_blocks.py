@@ -207,7 +207,7 @@ def test_fixup_scalars_learn(rng):
 def test_fixup_scalars_learn_slowly(scale, rng):
     x = images(rng)
     config = {"num_blocks": 4, "branch_layers": 3, "strides": 2}
-    if scale != 0.1:  # the default
+    if scale != 1.0:  # the default
         config["gradient_scale"] = scale
     block = layers.FixupBlock(8, **config)
     block.build(x.shape)
@@ -234,7 +234,7 @@ def test_fixup_scalars_learn_slowly(scale, rng):
 @pytest.mark.parametrize("cls", [layers.ScalarBias, layers.ScalarMultiplier])
 def test_scalar_layers_scale_their_gradient_only(cls, rng):
     x = tf.constant(rng.normal(0, 1, (4, 3)).astype(np.float32))
-    for config, scale in (({}, 0.1), ({"gradient_scale": 0.5}, 0.5), ({"gradient_scale": 0}, 0)):
+    for config, scale in (({}, 1.0), ({"gradient_scale": 0.5}, 0.5), ({"gradient_scale": 0}, 0)):
         layer = cls.from_config(cls(**config).get_config())
         layer.build(x.shape)
         layer.value.assign(0.7)
