@@ -15,11 +15,9 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
-from kerasq.benchmark import budgets
 from kerasq.benchmark.cifar import fine_tune
 from kerasq.benchmark.demo import in_batches, resnet_settings
 from kerasq.benchmark.digits import accuracy
@@ -108,17 +106,13 @@ def methods(model: Any, seed: int = 0) -> dict[str, Method]:
     }
 
 
-def at_ratio(model: Any, x: np.ndarray, ratio: float, seed: int = 0) -> dict[str, Method]:
-    """Return k-means and Q-CNN for kernels so many times smaller than in float32.
+def at_ratio(ratio: float, seed: int = 0) -> dict[str, Method]:
+    """Return the methods that take a budget, for kernels so many times smaller than in float32.
 
-    Args:
-        model: float network.
-        x: images that the settings of the layers are chosen by.
-        ratio: float32 bytes of the kernels over those of the file.
-        seed: of all that is random.
+    Each chooses the settings of the layers for itself: k-means without data.
     """
-    same = {"layers": budgets.settings(model, x, ratio, seed), "seed": seed, "sweeps": 8}
-    return {name: QCNN(error_correction=on, **same) for name, on in budgets.METHODS.items()}
+    budget = {"ratio": ratio, "sweeps": 8, "seed": seed}
+    return {"k-means": QCNN(error_correction=False, **budget), "qcnn": QCNN(**budget)}
 
 
 def run(
@@ -262,10 +256,7 @@ def main(
     found = cifar10(data, train=limit)
     if limit is not None:
         found = dataclasses.replace(found, x_test=found.x_test[:limit], y_test=found.y_test[:limit])
-    if ratio is None:
-        all_methods = methods(model, seed)
-    else:
-        all_methods = at_ratio(model, found.x_train[:images], ratio, seed)
+    all_methods = methods(model, seed) if ratio is None else at_ratio(ratio, seed)
     unknown = sorted(set(names or ()) - set(all_methods))
     if unknown:
         raise typer.BadParameter(f"no methods {unknown}: there are {list(all_methods)}")
