@@ -143,7 +143,9 @@ class LQNets(Quantizer):
         else:
             reduced = reduced_axes(len(shape), self.channel_axes)
             channels = [size for axis, size in enumerate(shape) if axis not in reduced]
-            fan_out = np.prod([*shape[:-2], *shape[-1:]])
+            # A transposed convolution's filters come before its inputs.
+            filters = shape[-2 if self.channel_axes == (-2,) else -1]
+            fan_out = np.prod(shape[:-2]) * filters
             unit = QUARTILE * np.sqrt(2 / fan_out) / 2 ** (self.bits - 1)
         self.basis = self.add_state("basis", (*channels, self.bits), unit * powers)
         super().build(input_shape)

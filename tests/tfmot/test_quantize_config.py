@@ -111,30 +111,40 @@ def test_tfmots_own_quantizers_survive_too(tmp_path, rng):
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+KINDS = ("Dense", "Conv1D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose")
+
+
+def quantized_kernel(name, variable, kind):
+    """Return what a quantizer makes of a layer's kernel, found with the outputs in the last axis."""
+    q, kernel = quantizers.for_use(quantizers.get(name), "weights"), np.array(variable)
+    if "depthwise" in variable.name:
+        return quantizers.clone_for_depthwise(q).represent(kernel).decode()
+    if kind == "Conv2DTranspose":  # it has them before the inputs
+        return q.represent(kernel.swapaxes(-1, -2)).decode().swapaxes(-1, -2)
+    return q.represent(kernel).decode()
+
+
 @keras2
 @pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize("kind", ["Dense", "Conv1D", "Conv2D", "DepthwiseConv2D"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_layer_computes_with_the_quantized_kernel(name, kind, rng):
     size = {"Dense": (5,), "Conv1D": (8, 5)}.get(kind, (8, 8, 5))
-    make = {
-        "Dense": lambda: keras.layers.Dense(4),
-        "Conv1D": lambda: keras.layers.Conv1D(4, 3),
-        "Conv2D": lambda: keras.layers.Conv2D(4, 3),
-        "DepthwiseConv2D": lambda: keras.layers.DepthwiseConv2D(3),
-    }[kind]
+    arguments = {"Dense": (4,), "DepthwiseConv2D": (3,)}.get(kind, (4, 3))
+
+    def make():
+        return getattr(keras.layers, kind)(*arguments)
+
     inputs = keras.Input(size)
     plain = keras.layers.Activation("linear")(inputs)
     wrapped = annotate(make(), ours.QuantizeConfig(name))
     model = ours.quantize_apply(keras.Model(inputs, wrapped(plain)))
     x = rng.normal(0, 1, (3, *size)).astype(np.float32)
-    layer = model.layers[-1]
-    kernel = next(w for w in layer.weights if "kernel" in w.name)
-    q = quantizers.for_use(quantizers.get(name), "weights")
-    if kind == "DepthwiseConv2D":
-        q = quantizers.clone_for_depthwise(q)
+    kernels = [w for w in model.layers[-1].weights if w.name.endswith("kernel:0")]
+    assert len(kernels) == (2 if kind == "SeparableConv2D" else 1)
     reference = make()
     reference(x)
-    reference.set_weights([q.represent(kernel).decode(), np.zeros(reference.bias.shape)])
+    quantized = [quantized_kernel(name, kernel, kind) for kernel in kernels]
+    reference.set_weights([*quantized, np.zeros(reference.bias.shape)])
     # TFMOT quantizes the layer before an annotated one to 8 bits.
     before = keras.Model(model.inputs, model.layers[-2].output)
     before(x, training=True)  # its range
