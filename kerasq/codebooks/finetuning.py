@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasq.codebooks.checkpoint import Checkpoint, digest
+from kerasq.codebooks.data import calibration_data
 from kerasq.codebooks.randomness import seeded_by_step
 from kerasq.keras import keras
 
@@ -312,18 +313,25 @@ def _check_labels(labels: np.ndarray, output: tuple[int | None, ...], owner: str
         )
 
 
-def reestimate_batch_normalization(
-    model: Any, inputs: list[np.ndarray], batch_size: int = 128
-) -> None:
+def reestimate_batch_normalization(model: Any, data: Any, batch_size: int = 128) -> None:
     """Replace the moving averages of all BatchNormalizations by those of the data, in place.
 
     Each is the mean over the batches of what training would average.
+
+    Args:
+        model: built Sequential or Functional model.
+        data: inputs, as for `compress`.
+        batch_size: samples in a batch.
+
+    Raises:
+        TypeError, ValueError: data that is none, or not the model's.
     """
     norms = [
         layer for layer in flat_layers(model) if isinstance(layer, keras.layers.BatchNormalization)
     ]
     if not norms:
         return
+    inputs, _ = calibration_data(data, model)
     momenta = [norm.momentum for norm in norms]
     try:
         for count, start in enumerate(range(0, len(inputs[0]), batch_size), 1):

@@ -196,7 +196,7 @@ def test_statistics_of_normalizations_are_means_over_the_batches():
     norm = model.get_layer("norm")
     norm.set_weights([np.full(8, 1.5), np.full(8, 0.5), np.full(8, 9.0), np.full(8, 9.0)])
     momentum = norm.momentum
-    reestimate_batch_normalization(model, [x], batch_size=25)
+    reestimate_batch_normalization(model, x, batch_size=25)
     responses = keras.Model(model.inputs, model.get_layer("conv").output).predict(x, verbose=0)
     parts = responses.reshape(4, 25 * 36, 8).astype(np.float64)
     means, count = parts.mean(1), 25 * 36

@@ -115,7 +115,7 @@ KINDS = ("Dense", "Conv1D", "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Con
 
 
 def quantized_kernel(name, variable, kind):
-    """Return what a quantizer makes of a layer's kernel, found with the outputs in the last axis."""
+    """Return what a quantizer makes of a layer's kernel, the outputs in its last axis."""
     q, kernel = quantizers.for_use(quantizers.get(name), "weights"), np.array(variable)
     if "depthwise" in variable.name:
         return quantizers.clone_for_depthwise(q).represent(kernel).decode()
