@@ -139,7 +139,8 @@ def test_bad_input_is_one_clear_error(folder, tmp_path_factory):
     ):
         result = CliRunner().invoke(app, [str(part) for part in arguments])
         assert result.exit_code == 2
-        assert message in " ".join(result.output.replace("│", " ").split())
+        # Long paths are broken wherever the box ends.
+        assert message.replace(" ", "") in "".join(result.output.replace("│", " ").split())
     (empty / "imagenet_labels.txt").write_text("only\nthree\nlabels")
     with pytest.raises(ValueError, match="3 lines, not 1001"):
         mobilenet.photographs(empty)
