@@ -164,10 +164,15 @@ def test_model_is_saved_and_trains(rng, tmp_path):
 class Tensor:
     """What the decoder asks of a tensor of PyTorch."""
 
-    def __init__(self, value):
-        self.value = value
+    def __init__(self, value, trained=False):
+        self.value, self.trained = value, trained
+
+    def detach(self):
+        return Tensor(self.value)
 
     def numpy(self):
+        if self.trained:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
         return self.value
 
 
@@ -181,12 +186,9 @@ def torch(monkeypatch):
         with open(path, "rb") as file:
             return pickle.load(file)
 
-    def save(state, path):
-        with open(path, "wb") as file:
-            pickle.dump(state, file)
-
-    module.load, module.save, module.from_numpy = load, save, Tensor
+    module.load, module.save, module.from_numpy = load, pickle.dump, Tensor
     monkeypatch.setitem(sys.modules, "torch", module)
+    return module
 
 
 @pytest.mark.usefixtures("torch")
@@ -199,6 +201,51 @@ def test_files_are_written_and_read(rng, tmp_path):
 
 
 @pytest.mark.usefixtures("torch")
+def test_the_published_bias_is_a_parameter(rng, tmp_path):
+    """It was saved as it was trained: it gives no array before it is detached."""
+    found = archive(rng, False)
+    want = found["fc_bias"]["bias"]
+    found["fc_bias"] = {"bias": Tensor(want, trained=True)}
+    (tmp_path / "resnet.pth").write_bytes(pickle.dumps(found))
+    model = load_kill_the_bits(tmp_path / "resnet.pth", SHAPE)
+    np.testing.assert_array_equal(model.get_layer("fc").bias, want)
+
+
+def test_statistics_of_a_file_are_read(rng):
+    """Files of the published program, other than the published ones, have them unfolded."""
+    found = archive(rng, False)
+    means, variances = rng.normal(size=8), rng.uniform(0.5, 2, 8)
+    found["bn1"] |= {"running_mean": means, "running_var": variances, "num_batches_tracked": 7}
+    layer = resnet_of(found, SHAPE).get_layer("bn1")
+    np.testing.assert_allclose(layer.moving_mean, means, rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, variances, rtol=1e-6)
+    found["bn1"]["running_var"] = -variances
+    with pytest.raises(ValueError, match="running_var of 'bn1'.*below zero"):
+        resnet_of(found, SHAPE)
+
+
+def test_files_are_written_whole_or_not_at_all(rng, tmp_path, torch):
+    def full(state, file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    torch.save = full
+    (tmp_path / "resnet.pth").write_bytes(b"of before")
+    with pytest.raises(OSError, match="no space"):
+        save_kill_the_bits(resnet_of(archive(rng, False), SHAPE), tmp_path / "resnet.pth")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"of before"]
+
+
+@pytest.mark.usefixtures("torch")
+def test_values_beyond_float16_are_not_written(rng, tmp_path):
+    model = resnet_of(archive(rng, False), SHAPE)
+    model.get_layer("layer1_0_bn2").gamma.assign(np.full(8, 1e6, np.float32))
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match=r"'layer1.0.bn2'.*finite"):
+        save_kill_the_bits(model, tmp_path / "resnet.pth")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("torch")
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "other.pth").write_bytes(b"no pickle")
     with pytest.raises(ValueError, match="other.pth' is not a checkpoint"):
@@ -206,6 +253,12 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "list.pth").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(ValueError, match="list.pth' is not a checkpoint"):
         load_kill_the_bits(tmp_path / "list.pth")
+    (tmp_path / "flat.pth").write_bytes(pickle.dumps({"conv1.weight": np.ones(3)}))
+    with pytest.raises(ValueError, match=r"flat.pth'.*'conv1.weight' is no module"):
+        load_kill_the_bits(tmp_path / "flat.pth")
+    (tmp_path / "pqf.pth").write_bytes(pickle.dumps({"fc.codes_matrix": np.ones((3, 2))}))
+    with pytest.raises(ValueError, match=r"pqf.pth' is a checkpoint of PQF.*load_pqf"):
+        load_kill_the_bits(tmp_path / "pqf.pth")
     with pytest.raises(FileNotFoundError):
         load_kill_the_bits(tmp_path / "nowhere.pth")
 
@@ -250,7 +303,7 @@ def broken(found, change):
         ("entry", r"'layer1.0.conv1'.*no \['k'\]"),
         ("more", "layer1.0.se.*no ResNet has"),
         ("short", "'fc'.*39 assignments in 4 blocks"),
-        ("large", "'layer2.1.conv1'.*0 to 8, but 8 centroids"),
+        ("large", "'layer2.1.conv1'.*0 to 8, but 8 codewords"),
         ("channels", "'layer2.0.conv2'.*reads 8 channels, but there are 16"),
         ("classifier", "'fc'.*reads 32 channels, but there are 16"),
     ],
