@@ -52,6 +52,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
         "lenet300": {
             "ratio": 0.24,
             "steps": 8000,
+            "learning_rate": 3e-3,
             "weight_decay": 1e-4,
             "value_dtype": "float16",
         },
