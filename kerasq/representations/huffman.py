@@ -67,7 +67,7 @@ def decode(stream: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
         uint8 (count,).
 
     Raises:
-        ValueError: lengths of no complete code, or a stream that ends too early.
+        ValueError: lengths of no complete code, or a stream that ends too early or too late.
     """
     lengths = lengths.astype(np.int64)
     shares = np.where(lengths > 0, 1 << MAX_LENGTH >> lengths, 0)
@@ -88,6 +88,10 @@ def decode(stream: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
         at = following[at] if at < len(following) else len(following) + 1
     if at > len(following):
         raise ValueError(f"a Huffman stream of {len(stream)} bytes ends before {count} symbols")
+    if len(stream) > max(1, (at + 7) // 8):
+        raise ValueError(
+            f"a Huffman stream of {len(stream)} bytes has more than its {count} symbols"
+        )
     return symbols[np.array(starts, np.int64)]
 
 

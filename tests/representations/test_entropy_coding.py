@@ -73,6 +73,8 @@ def test_huffman_refuses_what_it_cannot_read():
         huffman.decode(np.zeros(1, np.uint8), np.array([1, 2]), 1)
     with pytest.raises(ValueError, match="ends before 9"):
         huffman.decode(np.zeros(1, np.uint8), np.array([1, 1]), 9)
+    with pytest.raises(ValueError, match="2 bytes has more than its 8 symbols"):
+        huffman.decode(np.zeros(2, np.uint8), np.array([1, 1]), 8)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -149,7 +149,7 @@ DAMAGES = [
     ("bitplane", option(stride_w=0), "'stride_w' is 0, expected 1 to"),
     ("bitplane", option(stride_w=-3), "'stride_w' is -3"),
     ("bitplane", option(kernel_h=2**62), f"'kernel_h' is {2**62}"),
-    ("bitplane", option(kernel_h=2**20, kernel_w=2**20), "expected .1, 7, 687194767360."),
+    ("bitplane", option(kernel_h=2**20, kernel_w=2**20), "a kernel of more than 2.30 elements"),
     ("bitplane", option(kernel_h=2**20, dilation_h=2**20), "spans more than"),
     ("bitplane", option(padding=2), "'pad_top' is missing"),
     ("bitplane", option(padding=7), "'padding' is 7"),

@@ -98,7 +98,8 @@ void CodebookOf(benchmark::State& state, const ConvGeometry& g, int codewords, i
   // All patterns of bits are indices where the number of codewords is a power of two.
   const std::vector<uint8_t> indices = Indices(row_bytes * g.taps() * subspaces, 256);
   const float one = 1.0f;
-  const CodebookWeights w = {subvector,
+  const CodebookWeights w = {/*by_channel=*/false,
+                             subvector,
                              codewords,
                              bits,
                              subspaces,

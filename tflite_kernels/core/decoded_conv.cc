@@ -51,7 +51,8 @@ std::string DecodedKernel::Check(const ConvGeometry& g) {
       static_cast<int64_t>(g.groups) * CeilDiv(g.group_out(), kPanelChannels) * kPanelChannels;
   // The factors' product fits in 64 bits: CheckGeometry bounds the first two.
   if (static_cast<int64_t>(g.taps()) * g.group_in() > kMaxFloats / lanes) {
-    return "its kernel has more than 2^28 weights: too many to decode into memory";
+    return "its kernel takes more than 2^28 floats, with the outputs of a group rounded up to a "
+           "multiple of 16: too many to decode into memory";
   }
   return "";
 }

@@ -20,10 +20,10 @@ std::unique_ptr<ConvOperator> MakeBinaryConv(const ConvGeometry& geometry,
 std::unique_ptr<ConvOperator> MakeWeightOnlyConv(const ConvGeometry& geometry,
                                                  const BitplaneWeights& weights);
 
-// Tables or a GEMM, as the geometry of the moment makes worth while.
 // How a codebook is run: by the cheaper way for each geometry, or (in tests) by one of them.
 enum class CodebookPath { kCheaper, kLookUp, kGemm };
 
+// Tables or a GEMM, as the geometry of the moment makes worth while.
 std::unique_ptr<ConvOperator> MakeLookUpOrGemmConv(const ConvGeometry& geometry,
                                                    const CodebookWeights& weights,
                                                    PackedCodebook book,

@@ -12,6 +12,7 @@ namespace kerasq {
 
 class ThreadPool {
  public:
+  // Throws where the system does not give the threads.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -23,6 +24,7 @@ class ThreadPool {
   void ParallelFor(int tasks, const std::function<void(int task, int thread)>& work);
 
  private:
+  void Stop();
   void Loop(int thread);
   void Drain(int thread);
 

@@ -119,7 +119,7 @@ TEST(SparseConv, RefusesKernelsTooLargeToDecode) {
   weights.multiplier_size = weights.bias_size = 1;
   std::string error;
   EXPECT_EQ(MakeSparseConv(large, weights, &error), nullptr);
-  EXPECT_NE(error.find("more than 2^28 weights"), std::string::npos) << error;
+  EXPECT_NE(error.find("more than 2^28 floats"), std::string::npos) << error;
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <new>
 #include <vector>
 
 #include "core/thread_pool.h"
+#include "tests/failing_new.h"
 
 namespace kerasq {
 namespace {
@@ -33,6 +35,22 @@ TEST(ThreadPool, CallsFromSeveralThreadsTakeTurns) {
   }
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(total, 200);
+}
+
+// A worker that is left behind waits for ever, or ends the program.
+TEST(ThreadPool, EndsItsWorkersWhereOneMoreCannotBeHad) {
+  int failures = 0;
+  const auto make = [&] {
+    try {
+      ThreadPool pool(4);
+    } catch (const std::bad_alloc&) {
+      ++failures;
+    }
+  };
+  int count = 0;
+  while (RunsOutOfMemory(count, make)) ++count;
+  EXPECT_EQ(failures, count);
+  EXPECT_GT(count, 3);
 }
 
 }  // namespace

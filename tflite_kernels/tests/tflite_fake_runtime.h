@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/failing_new.h"
 #include "tflite/tensors.h"
 #include "tflite/tflite_c_api.h"
 
@@ -148,6 +149,7 @@ class FakeRuntime {
   std::deque<std::vector<uint64_t>> memory;
   std::deque<Node> nodes;
   std::string errors;
+  int refused = -1;  // a tensor that ResizeTensor cannot allocate
 
  private:
   using Callback = TfLiteStatus (*)(TfLiteContext*, TfLiteNode*);
@@ -169,6 +171,7 @@ class FakeRuntime {
   }
 
   static TfLiteStatus GetExecutionPlan(TfLiteContext* context, TfLiteIntArray** plan) {
+    const WithMemory enough;
     FakeRuntime& runtime = Of(context);
     std::vector<int> indices;
     for (size_t i = 0; i < runtime.nodes.size(); ++i) indices.push_back(static_cast<int>(i));
@@ -179,14 +182,18 @@ class FakeRuntime {
 
   static TfLiteStatus ResizeTensor(TfLiteContext* context, TfLiteTensor* tensor,
                                    TfLiteIntArray* size) {
+    const WithMemory enough;
     FakeRuntime& runtime = Of(context);
-    runtime.Resize(static_cast<int>(tensor - context->tensors),
-                   std::vector<int>(size->data, size->data + size->size));
+    const int index = static_cast<int>(tensor - context->tensors);
+    const std::vector<int> shape(size->data, size->data + size->size);
     std::free(size);
+    if (index == runtime.refused) return kTfLiteError;
+    runtime.Resize(index, shape);
     return kTfLiteOk;
   }
 
   static void ReportError(TfLiteContext* context, const char* format, ...) {
+    const WithMemory enough;
     char text[1024];
     va_list arguments;
     va_start(arguments, format);
@@ -196,6 +203,7 @@ class FakeRuntime {
   }
 
   static TfLiteStatus AddTensors(TfLiteContext* context, int count, int* first) {
+    const WithMemory enough;
     FakeRuntime& runtime = Of(context);
     *first = static_cast<int>(runtime.tensors.size());
     for (int i = 0; i < count; ++i) runtime.AddTensor(kTfLiteFloat32, {0});

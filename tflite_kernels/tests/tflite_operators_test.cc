@@ -4,8 +4,10 @@
 #include <cmath>
 #include <functional>
 #include <random>
+#include <tuple>
 
 #include "core/reference.h"
+#include "tests/failing_new.h"
 #include "tests/tflite_fake_runtime.h"
 #include "tflite/register.h"
 
@@ -246,10 +248,11 @@ TEST(Operators, OptionsThatOverflowGiveMessages) {
   const std::pair<Values, const char*> damages[] = {
       {{{"stride_h", 0}}, "'stride_h' is 0"},
       {{{"kernel_h", INT32_MAX}}, "'kernel_h' is 2147483647"},
-      {{{"kernel_h", 1 << 20}, {"kernel_w", 1 << 20}}, "planes has shape"},
+      {{{"kernel_h", 1 << 20}, {"kernel_w", 1 << 20}}, "a kernel of more than 2^30 elements"},
       {{{"kernel_h", 1 << 20}, {"dilation_h", 1 << 20}}, "spans more than"},
       {{{"padding", 1}, {"dilation_w", 3}}, "feed a larger input"},
       {{{"version", 3}}, "update kerasq"},
+      {{{"weight_planes", 9}}, "'weight_planes' is 9, expected 1 to 8"},
   };
   for (const auto& [changes, message] : damages) {
     FakeRuntime runtime;
@@ -260,6 +263,89 @@ TEST(Operators, OptionsThatOverflowGiveMessages) {
     EXPECT_EQ(runtime.Prepare(), kTfLiteError) << message;
     EXPECT_NE(runtime.errors.find(message), std::string::npos) << runtime.errors;
   }
+}
+
+TEST(Operators, InputsWhoseSizesOverflowGiveMessages) {
+  const std::tuple<std::vector<int>, Values, const char*> damages[] = {
+      // A kernel of 2^63 bits.
+      {{1, 1, 1, 1 << 23},
+       {{"kernel_h", 1 << 20}, {"kernel_w", 1 << 20}, {"groups", 1}},
+       "a kernel of more than 2^30 elements"},
+      // No pixels, but 3 * 2^30 rows, and an output of padding.
+      {{3, 1 << 30, 0, 4},
+       {{"stride_h", 1 << 20},
+        {"padding", 2},
+        {"pad_top", 0},
+        {"pad_bottom", 0},
+        {"pad_left", 2},
+        {"pad_right", 2}},
+       "has shape [3, 1073741824, 0, 4]: more than 2^31 - 1"},
+  };
+  for (const auto& [shape, changes, message] : damages) {
+    FakeRuntime runtime;
+    BitplaneCase test;
+    test.input_shape = {1, 1, 1, 1};
+    for (const auto& change : changes) test.options[change.first] = change.second;
+    const int input = test.AddTo(&runtime);
+    std::copy(shape.begin(), shape.end(), runtime.tensors[input].dims->data);
+    runtime.Register(*KerasqRegister_BITPLANE_CONV_2D());
+    EXPECT_EQ(runtime.Prepare(), kTfLiteError) << message;
+    EXPECT_NE(runtime.errors.find(message), std::string::npos) << runtime.errors;
+  }
+}
+
+// The refused input has as many bytes as the one before, but its output has more.
+TEST(Operators, DoNotRunAfterAPreparationThatFailed) {
+  FakeRuntime runtime;
+  const int input = BitplaneCase().AddTo(&runtime), output = input + 1;
+  runtime.Register(*KerasqRegister_BITPLANE_CONV_2D());
+  const int scratch = static_cast<int>(runtime.tensors.size()) - 1;
+  for (int refused : {output, scratch}) {
+    runtime.refused = -1;
+    runtime.Resize(input, {2, 5, 6, 4});
+    ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+    ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
+    runtime.refused = refused;
+    runtime.Resize(input, {2, 3, 10, 4});
+    ASSERT_EQ(runtime.Prepare(), kTfLiteError);
+    EXPECT_EQ(runtime.Invoke(), kTfLiteError);
+    EXPECT_NE(runtime.errors.find("it has not been prepared"), std::string::npos);
+    runtime.errors.clear();
+  }
+}
+
+TEST(Operators, DoNotRunInScratchOfAnotherSize) {
+  FakeRuntime runtime;
+  BitplaneCase().AddTo(&runtime);
+  runtime.Register(*KerasqRegister_BITPLANE_CONV_2D());
+  ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
+  runtime.Resize(static_cast<int>(runtime.tensors.size()) - 1, {1, 64});
+  EXPECT_EQ(runtime.Invoke(), kTfLiteError);
+  EXPECT_NE(runtime.errors.find("changed their sizes"), std::string::npos);
+}
+
+TEST(Operators, ReportThatMemoryRunsOut) {
+  int count = 0;
+  for (bool failed = true; failed; ++count) {
+    FakeRuntime runtime;
+    BitplaneCase().AddTo(&runtime);
+    const TfLiteRegistration& registration = *KerasqRegister_BITPLANE_CONV_2D();
+    failed = RunsOutOfMemory(count, [&] { runtime.Register(registration); });
+    EXPECT_EQ(runtime.nodes[0].node.user_data == nullptr, failed);
+    EXPECT_EQ(runtime.errors.empty(), !failed);
+  }
+  EXPECT_GT(count, 3);
+  FakeRuntime runtime;
+  BitplaneCase().AddTo(&runtime);
+  runtime.Register(*KerasqRegister_BITPLANE_CONV_2D());
+  TfLiteStatus status = kTfLiteOk;
+  for (count = 0; RunsOutOfMemory(count, [&] { status = runtime.Prepare(); }); ++count) {
+    EXPECT_EQ(status, kTfLiteError) << count;
+    EXPECT_EQ(runtime.Invoke(), kTfLiteError);
+  }
+  EXPECT_GT(count, 3);
+  EXPECT_EQ(status, kTfLiteOk);
+  EXPECT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
 }
 
 TEST(Operators, AnIndexPastTheCodebookGivesAMessage) {
@@ -409,12 +495,30 @@ TEST_F(Delegate, RefusesDamagedOptionsAtOnce) {
       << runtime.errors;
 }
 
-TEST(DelegateOptions, AreRefused) {
+TEST_F(Delegate, ReportsThatMemoryRunsOut) {
+  int count = 0;
+  for (bool failed = true; failed; ++count) {
+    FakeRuntime runtime;
+    BitplaneCase().AddTo(&runtime);
+    TfLiteStatus status = kTfLiteOk;
+    failed =
+        RunsOutOfMemory(count, [&] { status = delegate_->Prepare(&runtime.context, delegate_); });
+    const bool made = status == kTfLiteOk && runtime.nodes[0].node.user_data != nullptr;
+    EXPECT_EQ(made, !failed) << count;
+  }
+  EXPECT_GT(count, 3);
+}
+
+TEST(DelegateOptions, AreRefusedEvenWithoutMemory) {
   static std::string message;
   char key[] = "speed", value[] = "11";
   char *keys[] = {key}, *values[] = {value};
-  EXPECT_EQ(tflite_plugin_create_delegate(keys, values, 1, [](const char* m) { message = m; }),
-            nullptr);
+  const auto report = [](const char* text) {
+    const WithMemory enough;
+    message = text;
+  };
+  RunsOutOfMemory(
+      0, [&] { EXPECT_EQ(tflite_plugin_create_delegate(keys, values, 1, report), nullptr); });
   EXPECT_NE(message.find("no option 'speed'"), std::string::npos);
 }
 

@@ -1,13 +1,10 @@
 // KerasqBitplaneConv2D and KerasqBitplaneDense: options and tensors.
+#include "core/checks.h"
 #include "tflite/conv_op.h"
 #include "tflite/tensors.h"
 
 namespace kerasq {
 namespace {
-
-// Planes of weights beyond this make no sense: float32 has 32 bits.
-constexpr int kMaxWeightPlanes = 32;
-constexpr int kMaxInputPlanes = 8;
 
 enum Input {
   kPlanes = 1,

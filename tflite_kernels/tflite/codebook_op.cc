@@ -40,8 +40,6 @@ class CodebookOp : public ConvOp {
   Status Pack(const TensorList& inputs, const ConvGeometry& geometry, Activation activation,
               std::unique_ptr<ConvOperator>* packed) const override {
     const TfLiteTensor &codewords = *inputs[kCodewords], &indices = *inputs[kIndices];
-    const std::string wrong = CheckGeometry(geometry);
-    KERASQ_ENSURE(wrong.empty(), wrong);
     const int64_t channels = geometry.out_c;
     const int64_t taps = int64_t{geometry.kernel_h} * geometry.kernel_w;
     const int64_t positions = order_ == kByChannel ? 1 : taps;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/checks.h"
 #include "tflite/tensors.h"
 
 namespace kerasq {
@@ -45,6 +46,8 @@ Status ConvOp::Prepare(const TensorList& inputs, std::vector<int>* output_shape)
   // Constants do not change between two calls; the number of channels decides how they are packed.
   if (packed_ == nullptr || geometry.in_c != geometry_.in_c) {
     packed_.reset();
+    const std::string wrong = CheckGeometry(geometry);  // Pack multiplies its sizes
+    KERASQ_ENSURE(wrong.empty(), wrong);
     KERASQ_RETURN_IF_ERROR(Pack(inputs, geometry, conv_.activation, &packed_));
   }
   geometry_ = geometry;

@@ -37,7 +37,7 @@ class ConvOp {
  protected:
   virtual Status ReadOptions(const Options& options, ConvOptions* conv) = 0;
   virtual size_t NumInputs() const = 0;
-  // Check the constants against the geometry and pack them.
+  // Check the constants against the geometry, which CheckGeometry has passed, and pack them.
   virtual Status Pack(const TensorList& inputs, const ConvGeometry& geometry, Activation activation,
                       std::unique_ptr<ConvOperator>* packed) const = 0;
 

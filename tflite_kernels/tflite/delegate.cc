@@ -101,12 +101,11 @@ void* Init(TfLiteContext* context, const char* buffer, size_t) {
 }
 
 TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
-  const Status layout = CheckContext(context);
-  if (!layout.ok()) {
-    // Not even the runtime's way to report can be trusted.
-    std::fprintf(stderr, "kerasq: %s\n", layout.message().c_str());
-    return kTfLiteError;
-  }
+  // Not even the runtime's way to report can be trusted before.
+  const TfLiteStatus layout =
+      Guard([&] { return CheckContext(context); },
+            [](const char* message) { std::fprintf(stderr, "kerasq: %s\n", message); });
+  if (layout != kTfLiteOk) return layout;
   return Report(context, kLibrary, [&] {
     std::vector<Claim> claims;
     KERASQ_RETURN_IF_ERROR(FindClaims(context, &claims));
@@ -139,9 +138,10 @@ extern "C" {
 KERASQ_EXPORT TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char**, size_t num_options,
                                                             void (*report_error)(const char*)) {
   if (num_options > 0) {
-    const std::string message =
-        std::string("kerasq: the delegate has no option '") + keys[0] + "': pass none";
-    if (report_error != nullptr) report_error(message.c_str());
+    char message[256];  // a string might throw
+    std::snprintf(message, sizeof(message), "kerasq: the delegate has no option '%s': pass none",
+                  keys[0]);
+    if (report_error != nullptr) report_error(message);
     return nullptr;
   }
   auto* delegate = new (std::nothrow) TfLiteDelegate();

@@ -1,7 +1,6 @@
 #include "tflite/kernel.h"
 
 #include <cstdlib>
-#include <exception>
 
 #include "tflite/tensors.h"
 
@@ -38,8 +37,9 @@ void* Align(void* pointer) {
 
 void SetTemporary(TfLiteNode* node, int tensor) {
   if (node->temporaries == nullptr || node->temporaries->size != 1) {
+    TfLiteIntArray* made = NewIntArray({tensor});
     std::free(node->temporaries);  // the runtime frees its arrays so, too
-    node->temporaries = NewIntArray({tensor});
+    node->temporaries = made;
   }
   node->temporaries->data[0] = tensor;
 }
@@ -56,11 +56,13 @@ Status NewKernel(TfLiteContext* context, const std::string& label, std::unique_p
 }
 
 void Kernel::SetTensors(const TfLiteIntArray& inputs, const TfLiteIntArray& outputs) {
+  prepared_ = false;
   inputs_.assign(inputs.data, inputs.data + inputs.size);
   outputs_.assign(outputs.data, outputs.data + outputs.size);
 }
 
 Status Kernel::Prepare(TfLiteContext* context, TfLiteNode* node) {
+  prepared_ = false;  // an error below leaves the tensors and the operator apart
   TensorList inputs;
   for (int index : inputs_) {
     inputs.push_back(FindTensor(context, index));
@@ -86,18 +88,21 @@ Status Kernel::Prepare(TfLiteContext* context, TfLiteNode* node) {
   const size_t bytes =
       output_bytes_ == 0 ? 0 : op_->packed()->ScratchBytes(geometry, pool_->num_threads());
   KERASQ_RETURN_IF_ERROR(ScratchShape(bytes, &shape));
+  scratch_bytes_ = static_cast<size_t>(shape[0]) * shape[1];
   KERASQ_RETURN_IF_ERROR(Resize(context, scratch, shape));
   SetTemporary(node, scratch_tensor_);
+  prepared_ = true;
   return Status::Ok();
 }
 
 Status Kernel::Invoke(TfLiteContext* context) const {
-  KERASQ_ENSURE(op_->packed() != nullptr && pool_ != nullptr, "it has not been prepared");
+  KERASQ_ENSURE(prepared_, "it has not been prepared");
   if (output_bytes_ == 0) return Status::Ok();
   const TfLiteTensor* input = FindTensor(context, inputs_[0]);
   const TfLiteTensor* output = FindTensor(context, outputs_[0]);
   const TfLiteTensor* scratch = FindTensor(context, scratch_tensor_);
-  KERASQ_ENSURE(input->bytes == input_bytes_ && output->bytes == output_bytes_,
+  KERASQ_ENSURE(input->bytes == input_bytes_ && output->bytes == output_bytes_ &&
+                    scratch->bytes == scratch_bytes_,
                 "its tensors changed their sizes since they were allocated");
   KERASQ_ENSURE(input->data.f != nullptr && output->data.f != nullptr && scratch->data.data,
                 "its tensors have no memory: allocate the tensors first");
@@ -125,20 +130,6 @@ const char* ProfileKernel(const TfLiteContext*, const TfLiteNode* node) {
   const auto* kernel = static_cast<const Kernel*>(node->user_data);
   if (kernel == nullptr || kernel->op().packed() == nullptr) return nullptr;
   return kernel->op().packed()->kernel_name();
-}
-
-TfLiteStatus Report(TfLiteContext* context, const std::string& label,
-                    const std::function<Status()>& action) {
-  std::string message;
-  try {  // no exception may leave through the runtime's C interface
-    const Status status = action();
-    if (status.ok()) return kTfLiteOk;
-    message = status.message();
-  } catch (const std::exception& error) {
-    message = error.what();
-  }
-  context->ReportError(context, "%s: %s. ", label.c_str(), message.c_str());
-  return kTfLiteError;
 }
 
 }  // namespace kerasq

@@ -2,7 +2,7 @@
 #ifndef KERASQ_TFLITE_KERNEL_H_
 #define KERASQ_TFLITE_KERNEL_H_
 
-#include <functional>
+#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,13 +21,13 @@ class Kernel {
   Kernel(std::string label, std::unique_ptr<ConvOp> op, int scratch_tensor)
       : label_(std::move(label)), op_(std::move(op)), scratch_tensor_(scratch_tensor) {}
 
-  // Indices of tensors. Needed before Prepare.
+  // Indices of tensors. Needed before Prepare, and followed by it.
   void SetTensors(const TfLiteIntArray& inputs, const TfLiteIntArray& outputs);
 
   Status Prepare(TfLiteContext* context, TfLiteNode* node);
   Status Invoke(TfLiteContext* context) const;
 
-  const std::string& label() const { return label_; }
+  const char* label() const { return label_.c_str(); }
   const ConvOp& op() const { return *op_; }
 
  private:
@@ -35,7 +35,8 @@ class Kernel {
   const std::unique_ptr<ConvOp> op_;
   const int scratch_tensor_;
   std::vector<int> inputs_, outputs_;
-  size_t input_bytes_ = 0, output_bytes_ = 0;
+  bool prepared_ = false;  // what follows, and the operator, fit the tensors
+  size_t input_bytes_ = 0, output_bytes_ = 0, scratch_bytes_ = 0;
   std::shared_ptr<ThreadPool> pool_;
 };
 
@@ -49,9 +50,27 @@ TfLiteStatus PrepareKernel(TfLiteContext* context, TfLiteNode* node);
 TfLiteStatus InvokeKernel(TfLiteContext* context, TfLiteNode* node);
 const char* ProfileKernel(const TfLiteContext* context, const TfLiteNode* node);
 
-// Call `action`; report an error, or what it throws, to the runtime under `label`.
-TfLiteStatus Report(TfLiteContext* context, const std::string& label,
-                    const std::function<Status()>& action);
+// Call `action`; hand `report` the message of its error, or of what it throws: no exception may
+// leave through the runtime's C interface.
+template <typename Action, typename ReportMessage>
+TfLiteStatus Guard(const Action& action, const ReportMessage& report) {
+  try {
+    const Status status = action();
+    if (status.ok()) return kTfLiteOk;
+    report(status.message().c_str());
+  } catch (const std::exception& error) {
+    report(error.what());
+  }
+  return kTfLiteError;
+}
+
+// The same, reporting to the runtime under `label`.
+template <typename Action>
+TfLiteStatus Report(TfLiteContext* context, const char* label, const Action& action) {
+  return Guard(action, [&](const char* message) {
+    context->ReportError(context, "%s: %s. ", label, message);
+  });
+}
 
 }  // namespace kerasq
 

@@ -31,8 +31,11 @@ void* Init(TfLiteContext* context, const char* buffer, size_t length) {
 
 TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   auto* kernel = static_cast<Kernel*>(node->user_data);
-  if (kernel != nullptr) kernel->SetTensors(*node->inputs, *node->outputs);
-  return PrepareKernel(context, node);
+  if (kernel == nullptr) return kTfLiteError;  // init has said why
+  return Report(context, kernel->label(), [&] {
+    kernel->SetTensors(*node->inputs, *node->outputs);
+    return kernel->Prepare(context, node);
+  });
 }
 
 template <const char* kName>

@@ -81,12 +81,13 @@ Status CountElements(const char* what, const TfLiteTensor& tensor, int64_t* coun
   const int* end = begin + tensor.dims->size;
   KERASQ_ENSURE(std::all_of(begin, end, [](int size) { return size >= 0; }), what, " has shape ",
                 ShapeText(tensor), ": a dimension is negative");
-  *count = std::find(begin, end, 0) == end ? 1 : 0;
-  for (const int* size = begin; size<end&& * count> 0; ++size) {
-    KERASQ_ENSURE(!__builtin_mul_overflow(*count, static_cast<int64_t>(*size), count) &&
-                      *count <= std::numeric_limits<int32_t>::max(),
-                  what, " has shape ", ShapeText(tensor), ": more than 2^31 - 1 elements");
+  int64_t product = 1;  // without zeros: products of some dimensions must not overflow either
+  for (const int* size = begin; size < end; ++size) {
+    product *= std::max(*size, 1);
+    KERASQ_ENSURE(product <= std::numeric_limits<int32_t>::max(), what, " has shape ",
+                  ShapeText(tensor), ": more than 2^31 - 1 elements");
   }
+  *count = std::find(begin, end, 0) == end ? product : 0;
   return Status::Ok();
 }
 

@@ -23,8 +23,8 @@ const char* TypeName(TfLiteType type);
 size_t TypeBytes(TfLiteType type);
 std::string ShapeText(const TfLiteTensor& tensor);
 
-// The product of the dimensions: an error if one is negative or it exceeds 2^31 - 1, so that the
-// kernels can index with int.
+// The product of the dimensions: an error if one is negative, or if the product of those that are
+// not 0 exceeds 2^31 - 1, so that the kernels can index with int.
 Status CountElements(const char* what, const TfLiteTensor& tensor, int64_t* count);
 
 // Whether the tensor is stored in the file with this type and shape.
