@@ -30,12 +30,12 @@ demo: setup
 
 test: setup test-kernels
 	KERASQ_TEST_KERAS=2 $(PYTEST) -m 'not slow'
-	KERASQ_TEST_KERAS=3 $(PYTEST) -m 'not slow'
+	KERASQ_TEST_KERAS=3 $(PYTEST) -m 'not slow and not once'
 
 # What `make test` leaves out: long trainings, XLA for all methods, the examples.
 test-slow: setup
 	KERASQ_TEST_KERAS=2 $(PYTEST) -m slow
-	KERASQ_TEST_KERAS=3 $(PYTEST) -m slow
+	KERASQ_TEST_KERAS=3 $(PYTEST) -m 'slow and not once'
 
 test-fast: setup
 	KERASQ_TEST_KERAS=2 $(PYTEST) -m 'not slow'

@@ -11,6 +11,8 @@ from kerasq.benchmark import cifar
 from kerasq.codebooks import QCNN, compress
 from kerasq.keras import keras
 
+pytestmark = pytest.mark.once
+
 
 def _networks(rng: np.random.Generator):
     layers = [

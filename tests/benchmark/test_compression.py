@@ -13,6 +13,8 @@ from kerasq.benchmark import compression
 from kerasq.benchmark.networks import cifar10, resnet_cifar10
 from kerasq.codebooks import catalogue
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def files(tmp_path, rng) -> tuple[Path, Path]:
@@ -52,6 +54,7 @@ def test_a_ratio_is_kept_by_the_methods_that_take_one(files):
         assert row.ratio == pytest.approx(9.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_rows_of_kmeans_and_qcnn_are_those_of_their_files(files):
     model, data = resnet_cifar10(files[1]), cifar10(files[0])
     chosen = compression.methods(model)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from kerasq.benchmark.correction import problem
+
+pytestmark = pytest.mark.once
 
 
 def test_a_sweep_of_the_benchmark_lowers_the_objective():

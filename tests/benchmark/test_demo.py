@@ -12,6 +12,8 @@ from kerasq.benchmark import demo
 from kerasq.benchmark.digits import accuracy, binary_network, digits, float_network
 from kerasq.layers import QuantConv2D
 
+pytestmark = pytest.mark.once
+
 
 def test_digits_are_split_without_overlap():
     data = digits(test=597)

@@ -10,6 +10,8 @@ import pytest
 from kerasq.benchmark import kernels
 from kerasq.keras import keras
 
+pytestmark = pytest.mark.once
+
 
 def test_each_is_one_operator_and_is_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(kernels, "SIZE", 6)

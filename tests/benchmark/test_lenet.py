@@ -8,6 +8,8 @@ import pytest
 from kerasq.benchmark import lenet
 from kerasq.benchmark.networks import Images
 
+pytestmark = pytest.mark.once
+
 
 def stripes(rng, count):
     """Ten classes that a LeNet learns in a few steps: where a bright row is."""

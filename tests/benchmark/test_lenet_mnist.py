@@ -10,6 +10,8 @@ import pytest
 from kerasq.benchmark import lenet_mnist
 from kerasq.benchmark.lenet import lenet5
 
+pytestmark = pytest.mark.once
+
 SETTINGS = {"conv1": (1, 16), "conv2": (2, 16), "ip1": (8, 16), "ip2": (4, 8)}
 SHAPES = {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "ip1": (500, 800), "ip2": (10, 500)}
 

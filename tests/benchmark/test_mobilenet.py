@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from kerasq.benchmark import mobilenet
 from kerasq.keras import keras
 
+pytestmark = pytest.mark.once
+
 
 def give_statistics(model, rng):
     """Normalizations as if they had been trained."""

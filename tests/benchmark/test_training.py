@@ -9,6 +9,8 @@ from kerasq.benchmark import training
 from kerasq.benchmark.methods import methods
 from kerasq.keras import keras_version
 
+pytestmark = pytest.mark.once
+
 
 def test_steps_take_turns_and_the_warm_up_is_not_counted(monkeypatch):
     calls, clock = [], iter(range(1000))
@@ -45,6 +47,7 @@ def test_larqs_network_has_the_same_layers(name):
     assert len(shapes) == 2 and shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_a_step_of_each_is_measured(capsys):
     (cost,) = [c for c in training.run(["bwn"], 1, print) if c.library == "kerasq"]
     assert cost.seconds > 0 and cost.over_float > 0

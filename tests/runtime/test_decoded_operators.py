@@ -8,6 +8,8 @@ from kerasq.representations import HashedKernel
 from tests.runtime import models
 from tests.runtime.test_operators import CONVOLUTIONS, assert_kernel_equals_body
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize(("codewords", "density"), [(9, 0.2), (256, 0.6)])

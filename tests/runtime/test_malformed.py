@@ -11,6 +11,8 @@ from tensorflow.lite.python import schema_py_generated as schema
 from kerasq.runtime import library_path
 from tests.runtime import models
 
+pytestmark = pytest.mark.once
+
 # A process of its own, so that a crash is seen, without TensorFlow, so that it is quick.
 RUN = """
 import sys

@@ -6,6 +6,8 @@ import pytest
 import kerasq
 from tests.runtime import models
 
+pytestmark = pytest.mark.once
+
 CONVOLUTIONS = {
     "same": {},
     "valid": {"padding": "valid"},
