@@ -17,10 +17,7 @@ CHANCE = 10.0
 
 @pytest.fixture(scope="module")
 def data(data_dir):
-    path = data_dir / "fashion_mnist.npz"
-    if not path.exists():
-        pytest.skip("fashion_mnist.npz not found")
-    return catalogue.fashion_mnist(path)
+    return catalogue.fashion_mnist(data_dir / "fashion_mnist.npz")
 
 
 @pytest.mark.slow

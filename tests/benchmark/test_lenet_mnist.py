@@ -101,8 +101,6 @@ def test_unreadable_files_are_one_clear_line(files, option, content, monkeypatch
 def test_mnist_stays_accurate_at_a_twelfth(data_dir):
     """At least 99.0 % on the 9000 images that did not calibrate, weights 12x smaller."""
     folder = data_dir / "lenet_mnist"
-    if not folder.exists():
-        pytest.skip(f"{folder} not found")
     model = lenet_mnist.trained_lenet5(folder / "lenet.npz")
     data = lenet_mnist.mnist(folder / "mnist_test10k.npz")
     floating, _, corrected = lenet_mnist.run(model, data, ratios=(12.5,))

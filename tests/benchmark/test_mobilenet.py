@@ -154,8 +154,6 @@ def test_bad_input_is_one_clear_error(folder, tmp_path_factory):
 @pytest.fixture
 def real(data_dir):
     weights = data_dir / "mobilenet_v2" / "mobilenet_v2_1.0_224.h5"
-    if not weights.exists():
-        pytest.skip(f"{weights} not found")
     return mobilenet.mobilenet(weights), mobilenet.photographs(data_dir / "photos")
 
 

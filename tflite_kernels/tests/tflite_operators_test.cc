@@ -1,112 +1,13 @@
 // The operators through the runtime's callbacks, against the references of core.
-#include <gtest/gtest.h>
-
-#include <cmath>
 #include <functional>
-#include <random>
 #include <tuple>
 
-#include "core/reference.h"
 #include "tests/failing_new.h"
-#include "tests/tflite_fake_runtime.h"
+#include "tests/tflite_operator_cases.h"
 #include "tflite/register.h"
-
-extern "C" {
-TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t num_options,
-                                              void (*report_error)(const char*));
-void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate);
-}
 
 namespace kerasq {
 namespace {
-
-using Values = std::map<std::string, int64_t>;
-
-std::vector<float> RandomFloats(std::mt19937* random, size_t count) {
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(*random);
-  return values;
-}
-
-std::vector<uint8_t> RandomBytes(std::mt19937* random, size_t count) {
-  std::vector<uint8_t> values(count);
-  for (uint8_t& value : values) value = static_cast<uint8_t>((*random)());
-  return values;
-}
-
-// A bit-plane operator of one weight plane and quantized input, and its tensors.
-struct BitplaneCase {
-  bool dense = false;
-  std::vector<int> input_shape = {2, 5, 6, 4};
-  int channels = 6;
-  Values options = {{"version", 1},       {"activation", 1},  {"kernel_h", 3},
-                    {"kernel_w", 3},      {"stride_h", 2},    {"stride_w", 1},
-                    {"dilation_h", 1},    {"dilation_w", 1},  {"padding", 0},
-                    {"groups", 2},        {"pad_value", 1},   {"channels_out", 6},
-                    {"weight_planes", 1}, {"input_planes", 1}};
-  std::vector<uint8_t> planes;
-  std::vector<float> basis, bias, thresholds, direction = {1.0f}, input_basis = {0.5f};
-  std::vector<uint8_t> level_bits = {0, 1};
-
-  explicit BitplaneCase(bool is_dense = false) : dense(is_dense) {
-    std::mt19937 random(3);
-    planes = RandomBytes(&random, channels * RowBytes());
-    basis = RandomFloats(&random, channels);
-    bias = RandomFloats(&random, channels);
-    thresholds = RandomFloats(&random, 1);
-  }
-
-  const char* Name() const { return dense ? "KerasqBitplaneDense" : "KerasqBitplaneConv2D"; }
-  int RowBytes() const { return ((dense ? 4 : 9 * 2) + 7) / 8; }
-
-  // Returns the input; the output is the tensor after it.
-  int AddTo(FakeRuntime* runtime, int input = -1) const {
-    if (input < 0) input = runtime->AddTensor(kTfLiteFloat32, input_shape);
-    const int output = runtime->AddTensor(kTfLiteFloat32, {1});
-    const std::vector<int> inputs = {
-        input,
-        runtime->AddConstant(kTfLiteUInt8, {1, channels, RowBytes()}, planes),
-        runtime->AddConstant(kTfLiteFloat32, {1, channels}, basis),
-        runtime->AddConstant(kTfLiteFloat32, {channels}, bias),
-        runtime->AddConstant(kTfLiteFloat32, {1, 1}, thresholds),
-        runtime->AddConstant(kTfLiteFloat32, {1}, direction),
-        runtime->AddConstant(kTfLiteUInt8, {2}, level_bits),
-        runtime->AddConstant(kTfLiteFloat32, {1}, input_basis)};
-    runtime->AddNode(Name(), inputs, output, EncodeOptions(options));
-    return input;
-  }
-
-  std::vector<float> Expect(const std::vector<float>& input, const ConvGeometry& geometry) const {
-    BitplaneWeights weights = {};
-    weights.weight_planes = weights.input_planes = weights.basis_rows = 1;
-    weights.pad_value = dense ? 0 : 1;
-    weights.activation = Activation::kRelu;
-    weights.planes = planes.data();
-    weights.basis = basis.data();
-    weights.basis_cols = weights.bias_size = channels;
-    weights.bias = bias.data();
-    weights.thresholds = thresholds.data();
-    weights.direction = direction.data();
-    weights.level_bits = level_bits.data();
-    weights.input_basis = input_basis.data();
-    weights.threshold_rows = weights.num_thresholds = 1;
-    weights.direction_size = weights.input_basis_size = 1;
-    std::vector<float> output(geometry.batch * geometry.out_h * geometry.out_w * channels);
-    ReferenceBitplaneConv(geometry, weights, input.data(), output.data());
-    return output;
-  }
-};
-
-void ExpectNear(const float* actual, const std::vector<float>& expected) {
-  for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_NEAR(actual[i], expected[i], 1e-4 * (1 + std::fabs(expected[i]))) << i;
-  }
-}
-
-ConvGeometry ConvolutionOf(int batch, int height, int out_height) {
-  return {batch, height, 6, 4, out_height, 6, 6, 3, 3, 2, 1, 1, 1, 1, 1, 2};
-}
 
 TEST(Operators, BitplaneConvMatchesTheReferenceAcrossResizes) {
   FakeRuntime runtime;
@@ -447,79 +348,6 @@ TEST(Operators, HashedDenseMatchesTheWorkedExample) {
   for (int i = 0; i < 16; ++i) runtime.Floats(input)[i] = i % 5 == 0;  // the weights, a row each
   ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
   ExpectNear(runtime.Floats(output), {-4, -3, 6, -11, -14, -10, 13, -3, 14, -13, -1, 12});
-}
-
-class Delegate : public testing::Test {
- protected:
-  void SetUp() override { delegate_ = tflite_plugin_create_delegate(nullptr, nullptr, 0, nullptr); }
-  void TearDown() override { tflite_plugin_destroy_delegate(delegate_); }
-  TfLiteDelegate* delegate_;
-};
-
-TEST_F(Delegate, RunsOperatorsInARow) {
-  FakeRuntime runtime;
-  BitplaneCase first, second(/*is_dense=*/true);
-  second.dense = true;
-  const int input = first.AddTo(&runtime);
-  // The second reads the first's 6 channels: its planes hold 6 bits.
-  second.AddTo(&runtime, input + 1);
-  ASSERT_EQ(delegate_->Prepare(&runtime.context, delegate_), kTfLiteOk) << runtime.errors;
-  for (const FakeRuntime::Node& node : runtime.nodes) EXPECT_EQ(node.node.delegate, delegate_);
-  ASSERT_EQ(runtime.Prepare(), kTfLiteOk) << runtime.errors;
-  std::mt19937 random(8);
-  const std::vector<float> x = RandomFloats(&random, 2 * 5 * 6 * 4);
-  std::copy(x.begin(), x.end(), runtime.Floats(input));
-  ASSERT_EQ(runtime.Invoke(), kTfLiteOk) << runtime.errors;
-  const std::vector<float> middle = first.Expect(x, ConvolutionOf(2, 5, 3));
-  const ConvGeometry rows = {36, 1, 1, 6, 1, 1, 6, 1, 1, 1, 1, 1, 1, 0, 0, 1};
-  const int last = runtime.nodes[1].node.outputs->data[0];
-  EXPECT_EQ(runtime.Shape(last), std::vector<int>({2, 3, 6, 6}));
-  ExpectNear(runtime.Floats(last), second.Expect(middle, rows));
-}
-
-TEST_F(Delegate, LeavesOtherOperatorsAlone) {
-  FakeRuntime runtime;
-  BitplaneCase().AddTo(&runtime);
-  runtime.nodes[0].registration.custom_name = "SomeOtherOperator";
-  ASSERT_EQ(delegate_->Prepare(&runtime.context, delegate_), kTfLiteOk) << runtime.errors;
-  EXPECT_EQ(runtime.nodes[0].node.delegate, nullptr);
-}
-
-TEST_F(Delegate, RefusesDamagedOptionsAtOnce) {
-  FakeRuntime runtime;
-  BitplaneCase().AddTo(&runtime);
-  runtime.nodes[0].node.custom_initial_data_size -= 3;
-  EXPECT_EQ(delegate_->Prepare(&runtime.context, delegate_), kTfLiteError);
-  EXPECT_NE(runtime.errors.find("KerasqBitplaneConv2D 'layer': its custom options"),
-            std::string::npos)
-      << runtime.errors;
-}
-
-TEST_F(Delegate, ReportsThatMemoryRunsOut) {
-  int count = 0;
-  for (bool failed = true; failed; ++count) {
-    FakeRuntime runtime;
-    BitplaneCase().AddTo(&runtime);
-    TfLiteStatus status = kTfLiteOk;
-    failed =
-        RunsOutOfMemory(count, [&] { status = delegate_->Prepare(&runtime.context, delegate_); });
-    const bool made = status == kTfLiteOk && runtime.nodes[0].node.user_data != nullptr;
-    EXPECT_EQ(made, !failed) << count;
-  }
-  EXPECT_GT(count, 3);
-}
-
-TEST(DelegateOptions, AreRefusedEvenWithoutMemory) {
-  static std::string message;
-  char key[] = "speed", value[] = "11";
-  char *keys[] = {key}, *values[] = {value};
-  const auto report = [](const char* text) {
-    const WithMemory enough;
-    message = text;
-  };
-  RunsOutOfMemory(
-      0, [&] { EXPECT_EQ(tflite_plugin_create_delegate(keys, values, 1, report), nullptr); });
-  EXPECT_NE(message.find("no option 'speed'"), std::string::npos);
 }
 
 }  // namespace
