@@ -191,6 +191,105 @@ def codebook_dense(
     return fused("KerasqCodebookDense", options, body)
 
 
+@dataclasses.dataclass(frozen=True)
+class ByteTables:
+    """Arithmetic of look-up tables of 8 bits: ``round(codeword · code / 2^s · f / 2^15)``, kept.
+
+    Attributes:
+        zero_point: of the input's codes, -128 to 127.
+        shift: s; what is left is rounded and kept in 16 bits.
+        multiplier: f, 1 to 32767; the product is rounded and kept in 8 bits.
+    """
+
+    zero_point: int
+    shift: int
+    multiplier: int
+
+    def options(self) -> dict[str, int]:
+        """Return the options the operator stores."""
+        return {
+            "tables": 1,
+            "input_zero_point": self.zero_point + 128,
+            "table_shift": self.shift,
+            "table_multiplier": self.multiplier,
+        }
+
+    def codes(self, x: tf.Tensor, inverse_scale: tf.Tensor) -> tf.Tensor:
+        """Return the codes of inputs without their zero point, as floats."""
+        lowest, highest = -128.0 - self.zero_point, 127.0 - self.zero_point
+        scaled = x * inverse_scale
+        below = tf.where(scaled < highest, scaled, highest)  # also NaN becomes the highest
+        return tf.round(tf.maximum(below, lowest))
+
+    def entries(self, products: tf.Tensor) -> tf.Tensor:
+        """Return the entries, int32, of sums of products of codewords and codes."""
+        half = (1 << self.shift) >> 1
+        scaled = tf.bitwise.right_shift(tf.cast(products, tf.int32) + half, self.shift)
+        scaled = tf.clip_by_value(scaled, -(1 << 15), (1 << 15) - 1) * self.multiplier
+        rounded = tf.bitwise.right_shift(scaled + (1 << 14), 15)
+        return tf.clip_by_value(rounded, -128, 127)
+
+
+def byte_codebook_conv2d(
+    attributes: ConvAttributes, subvector: int, codewords: int, bits: int, tables: ByteTables
+) -> Any:
+    """Convolution by look-up tables of 8 bits: ``y = act(multiplier · Σ table[m][index] + bias)``.
+
+    The sum runs over taps and sub-spaces m, and is an integer. A padded tap gives 0.
+
+    Args:
+        attributes: geometry.
+        subvector: length d of a codeword, at most 512.
+        codewords: K, 1 to 256.
+        bits: bits of one index.
+        tables: arithmetic of the tables.
+
+    Returns:
+        A function of the tensors, in the operator's order: x (N, H, W, Cin); codewords, int8 (M or
+        1, K, d); indices, uint8 (kh·kw, M, bytes of Ct indices); multiplier and bias (1 or Ct,);
+        inverse_scale (1,) of the input's codes.
+    """
+    options = attributes.options() | _codebook_options(subvector, codewords, bits, "position")
+
+    def body(x, codebook, indices, multiplier, bias, inverse_scale):
+        assigned = unpack_stream(indices, bits, attributes.channels_out)
+        codes = tables.codes(x, inverse_scale)
+        total = _sum_of_entries(attributes, tables, codes, codebook, assigned)
+        return activate(attributes.activation, multiplier * tf.cast(total, tf.float32) + bias)
+
+    return fused("KerasqCodebookConv2D", options | tables.options(), body)
+
+
+def byte_codebook_dense(
+    channels_out: int,
+    subvector: int,
+    codewords: int,
+    bits: int,
+    tables: ByteTables,
+    activation: str = "linear",
+) -> Any:
+    """Dense layer by tables of 8 bits, as :func:`byte_codebook_conv2d` on the last axis of x."""
+    attributes = ConvAttributes((1, 1), channels_out, activation=activation)
+    options = {
+        "channels_out": channels_out,
+        "activation": ACTIVATIONS.index(activation),
+        **_codebook_options(subvector, codewords, bits, "position"),
+        **tables.options(),
+    }
+
+    def body(x, codebook, indices, multiplier, bias, inverse_scale):
+        assigned = unpack_stream(indices, bits, channels_out)
+
+        def run(rows: tf.Tensor) -> tf.Tensor:
+            codes = tables.codes(rows, inverse_scale)
+            total = _sum_of_entries(attributes, tables, codes, codebook, assigned)
+            return activate(activation, multiplier * tf.cast(total, tf.float32) + bias)
+
+        return _as_rows(x, run)
+
+    return fused("KerasqCodebookDense", options, body)
+
+
 def sparse_conv2d(
     attributes: ConvAttributes, channels_in: int, codewords: int, entries: int, gap_bits: int
 ) -> Any:
@@ -404,6 +503,48 @@ def _codebook_kernel(
     return tf.reshape(kernel, [*attributes.kernel_size, group_channels, outputs])
 
 
+def _sum_of_entries(
+    attributes: ConvAttributes,
+    tables: ByteTables,
+    codes: tf.Tensor,
+    codebook: tf.Tensor,
+    assigned: tf.Tensor,
+) -> tf.Tensor:
+    """Look the table of every input pixel up at the indices (taps, M, Ct); add, as int32."""
+    books, size, length = codebook.shape
+    subspaces = assigned.shape[1]
+    group_channels = codes.shape[-1] // attributes.groups
+    codewords = tf.broadcast_to(tf.cast(codebook, tf.float32), [subspaces, size, length])
+    flat = assigned + size * tf.range(subspaces)[:, None]
+    padded = tf.pad(codes, _sides(attributes, codes))
+    outputs = []
+    for part, index in zip(
+        tf.split(padded, attributes.groups, axis=-1),
+        tf.split(flat, attributes.groups, axis=-1),
+        strict=True,
+    ):
+        filled = tf.pad(part, [[0, 0]] * 3 + [[0, subspaces * length - group_channels]])
+        shape = tf.concat([tf.shape(part)[:3], [subspaces, length]], axis=0)
+        table = tables.entries(tf.einsum("nhwmd,mkd->nhwmk", tf.reshape(filled, shape), codewords))
+        shape = tf.concat([tf.shape(part)[:3], [subspaces * size]], axis=0)
+        outputs.append(_look_up(attributes, tf.reshape(table, shape), index))
+    return tf.concat(outputs, axis=-1)
+
+
+def _look_up(attributes: ConvAttributes, table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """Sum the entries (N, H, W, M·K) of each tap, of a padded map, at its indices (taps, M, Ct)."""
+    (kernel_h, kernel_w), (stride_h, stride_w) = attributes.kernel_size, attributes.strides
+    dilation_h, dilation_w = attributes.dilations
+    rows = tf.shape(table)[1] - (kernel_h - 1) * dilation_h
+    columns = tf.shape(table)[2] - (kernel_w - 1) * dilation_w
+    total = 0
+    for tap in range(kernel_h * kernel_w):
+        y, x = tap // kernel_w * dilation_h, tap % kernel_w * dilation_w
+        read = table[:, y : y + rows : stride_h, x : x + columns : stride_w]
+        total += tf.reduce_sum(tf.gather(read, index[tap], axis=-1), axis=-2)
+    return total
+
+
 def _convolve(
     attributes: ConvAttributes,
     x: tf.Tensor,
@@ -434,6 +575,15 @@ def pad_with(attributes: ConvAttributes, x: tf.Tensor, value: tf.Tensor) -> tf.T
     """Pad as the convolution would, with ``value`` (one, or one a channel) in place of zeros."""
     if attributes.padding == "valid":
         return x
+    sides = _sides(attributes, x)
+    inside = tf.pad(tf.ones_like(x[..., :1]), sides)
+    return tf.pad(x, sides) + (1.0 - inside) * value
+
+
+def _sides(attributes: ConvAttributes, x: tf.Tensor) -> list[list[Any]]:
+    """Return what the convolution pads before and after each axis of x."""
+    if attributes.padding == "valid":
+        return [[0, 0]] * 4
     if attributes.padding == "explicit":
         top, bottom, left, right = attributes.explicit_padding
     else:
@@ -442,9 +592,7 @@ def pad_with(attributes: ConvAttributes, x: tf.Tensor, value: tf.Tensor) -> tf.T
         dilation_h, dilation_w = attributes.dilations
         top, bottom = same_padding(height, kernel_h, stride_h, dilation_h)
         left, right = same_padding(width, kernel_w, stride_w, dilation_w)
-    sides = [[0, 0], [top, bottom], [left, right], [0, 0]]
-    inside = tf.pad(tf.ones_like(x[..., :1]), sides)
-    return tf.pad(x, sides) + (1.0 - inside) * value
+    return [[0, 0], [top, bottom], [left, right], [0, 0]]
 
 
 def activate(activation: str, y: tf.Tensor) -> tf.Tensor:

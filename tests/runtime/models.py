@@ -97,6 +97,44 @@ def codebook_dense(rng, channels_in, channels_out, subvector=2, codewords=5, bit
     return Operator(operators.codebook_dense(channels_out, subvector, codewords, bits), constants)
 
 
+def byte_codebook_constants(rng, taps, channels_in, channels_out, subvector, codewords, bits):
+    """Return codewords of int8, and what a codebook of floats has besides; then 1 / scale."""
+    constants = codebook_constants(rng, taps, channels_in, channels_out, subvector, codewords, bits)
+    codebook = rng.integers(-128, 128, constants[0].shape).astype(np.int8)
+    return codebook, *constants[1:], np.float32([40.0])
+
+
+def byte_tables(rng):
+    """Return some arithmetic of tables whose entries are mostly within 8 bits."""
+    return operators.ByteTables(
+        int(rng.integers(-128, 128)), int(rng.integers(0, 4)), int(rng.integers(300, 900))
+    )
+
+
+def byte_codebook_conv(rng, channels_in, channels_out, subvector=2, codewords=16, **attributes):
+    """Return a convolution by tables of 8 bits with random constants."""
+    geometry = operators.ConvAttributes((3, 3), channels_out, **{"padding": "same", **attributes})
+    bits = max(1, (codewords - 1).bit_length())
+    operator = operators.byte_codebook_conv2d(
+        geometry, subvector, codewords, bits, byte_tables(rng)
+    )
+    group = channels_in // geometry.groups
+    constants = byte_codebook_constants(rng, 9, group, channels_out, subvector, codewords, bits)
+    return Operator(operator, constants)
+
+
+def byte_codebook_dense(rng, channels_in, channels_out, subvector=2, codewords=16):
+    """Return a dense layer by tables of 8 bits with random constants."""
+    bits = max(1, (codewords - 1).bit_length())
+    operator = operators.byte_codebook_dense(
+        channels_out, subvector, codewords, bits, byte_tables(rng)
+    )
+    constants = byte_codebook_constants(
+        rng, 1, channels_in, channels_out, subvector, codewords, bits
+    )
+    return Operator(operator, constants)
+
+
 def sparse_representation(rng, shape, codewords=9, density=0.2):
     """A random SparseCodebook."""
     numbers = rng.integers(1, codewords, shape)

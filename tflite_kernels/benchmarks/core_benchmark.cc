@@ -89,31 +89,30 @@ void Bitplane(benchmark::State& state, const ConvGeometry& g, int weight_planes,
   Measure(state, op.get(), g, error);
 }
 
-void CodebookOf(benchmark::State& state, const ConvGeometry& g, int codewords, int subvector) {
+void CodebookOf(benchmark::State& state, const ConvGeometry& g, int codewords, int subvector,
+                bool bytes = false) {
   int bits = 1;
   while (1 << bits < codewords) ++bits;
   const int subspaces = CeilDiv(g.group_in(), subvector);
-  const std::vector<float> values = Floats(static_cast<size_t>(subspaces) * codewords * subvector);
+  const size_t elements = static_cast<size_t>(subspaces) * codewords * subvector;
+  const std::vector<float> values = Floats(bytes ? 0 : elements);
+  const std::vector<uint8_t> codes = Indices(bytes ? elements : 0, 256);  // int8
   const size_t row_bytes = static_cast<size_t>(CeilDiv64(static_cast<int64_t>(g.out_c) * bits, 8));
   // All patterns of bits are indices where the number of codewords is a power of two.
   const std::vector<uint8_t> indices = Indices(row_bytes * g.taps() * subspaces, 256);
   const float one = 1.0f;
-  const CodebookWeights w = {/*by_channel=*/false,
-                             subvector,
-                             codewords,
-                             bits,
-                             subspaces,
-                             subspaces,
-                             Activation::kNone,
-                             values.data(),
-                             false,
-                             indices.data(),
-                             &one,
-                             1,
-                             &one,
-                             1};
+  CodebookWeights w = {};
+  w.subvector = subvector;
+  w.codewords = codewords;
+  w.bits = bits;
+  w.codebooks = w.subspaces = subspaces;
+  w.codeword_data = bytes ? static_cast<const void*>(codes.data()) : values.data();
+  w.indices = indices.data();
+  w.multiplier = w.bias = &one;
+  w.multiplier_size = w.bias_size = 1;
   std::string error;
-  const auto op = MakeCodebookConv(g, w, &error);
+  const auto op =
+      bytes ? MakeByteTableConv(g, w, {32.0f, 0, 6, 9000}, &error) : MakeCodebookConv(g, w, &error);
   Measure(state, op.get(), g, error);
 }
 
@@ -140,6 +139,14 @@ BENCHMARK_CAPTURE(CodebookOf, conv3x3_512_7x7_k256_d8, Conv(7, 512, 512, 3), 256
 BENCHMARK_CAPTURE(CodebookOf, conv1x1_256_14x14_k16_d8, Conv(14, 256, 256, 1), 16, 8);
 BENCHMARK_CAPTURE(CodebookOf, dense_1x1024x1024_k16_d8, Dense(1, 1024, 1024), 16, 8);
 BENCHMARK_CAPTURE(CodebookOf, dense_1x1024x1024_k256_d8, Dense(1, 1024, 1024), 256, 8);
+BENCHMARK_CAPTURE(CodebookOf, conv3x3_256_14x14_k16_d8_bytes, k3x3, 16, 8, true);
+BENCHMARK_CAPTURE(CodebookOf, conv3x3_256_14x14_k256_d8_bytes, k3x3, 256, 8, true);
+BENCHMARK_CAPTURE(CodebookOf, conv3x3_256_14x14_k16_d2_bytes, k3x3, 16, 2, true);
+BENCHMARK_CAPTURE(CodebookOf, conv3x3_64_56x56_k16_d8_bytes, Conv(56, 64, 64, 3), 16, 8, true);
+BENCHMARK_CAPTURE(CodebookOf, conv3x3_64_56x56_k256_d8_bytes, Conv(56, 64, 64, 3), 256, 8, true);
+BENCHMARK_CAPTURE(CodebookOf, conv3x3_512_7x7_k256_d8_bytes, Conv(7, 512, 512, 3), 256, 8, true);
+BENCHMARK_CAPTURE(CodebookOf, dense_25088x4096_k16_d4_bytes, Dense(1, 25088, 4096), 16, 4, true);
+BENCHMARK_CAPTURE(CodebookOf, dense_25088x4096_k256_d8_bytes, Dense(1, 25088, 4096), 256, 8, true);
 
 }  // namespace
 }  // namespace kerasq

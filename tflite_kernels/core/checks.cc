@@ -2,12 +2,16 @@
 
 #include <cmath>
 
+#include "core/kernels.h"
+#include "core/packed_codebook.h"
 #include "core/values.h"
 
 namespace kerasq {
 namespace {
 
 constexpr int64_t kMaxProduct = int64_t{1} << 30;
+constexpr int kMaxByteSubvector = 512;  // a sum of 512 products of 255 and 128 is exact in float32
+constexpr int kMaxEntryShift = 24;
 
 // The product of positive sizes, or kMaxProduct + 1 where it is larger than kMaxProduct.
 int64_t Product(std::initializer_list<int64_t> sizes) {
@@ -128,6 +132,30 @@ std::string CheckCodebook(const ConvGeometry& g, const CodebookWeights& w) {
     return "more than 2^30 elements in the codebooks";
   }
   return CheckOutput(g, w.multiplier_size, w.bias_size);
+}
+
+std::string CheckByteTables(const ConvGeometry& g, const CodebookWeights& w, const ByteTables& t) {
+  if (w.by_channel || w.codewords > kMaxLookUpCodewords || w.subvector > kMaxByteSubvector) {
+    return "tables of 8 bits are for sub-vectors by position of at most " +
+           std::to_string(kMaxByteSubvector) + " elements, and at most " +
+           std::to_string(kMaxLookUpCodewords) + " codewords";
+  }
+  if (!(t.inverse_scale > 0.0f) || !std::isfinite(t.inverse_scale)) {
+    return "the input's scale must be a number above 0";
+  }
+  if (t.zero_point < -128 || t.zero_point > 127 || t.shift < 0 || t.shift > kMaxEntryShift ||
+      t.multiplier < 1 || t.multiplier > 32767) {
+    return "zero point, shift and multiplier must be -128 to 127, 0 to " +
+           std::to_string(kMaxEntryShift) + " and 1 to 32767";
+  }
+  // Sums are kept in 32 bits.
+  if (Product({g.kernel_h, g.kernel_w, w.subspaces}) > kMaxProduct >> 7) {
+    return "more than 2^23 entries of 8 bits in a sum";
+  }
+  if (Product({w.codebooks, w.codewords + kEntryLanes, w.subvector + 1}) > kMaxProduct >> 2) {
+    return "more than 2^28 elements in the codebooks";
+  }
+  return "";
 }
 
 std::string CheckOutput(const ConvGeometry& g, int multiplier_size, int bias_size) {

@@ -17,6 +17,8 @@ constexpr int kMaxCodewords = 1 << 16;
 
 // All but the indices, which are checked as they are unpacked.
 std::string CheckCodebook(const ConvGeometry& geometry, const CodebookWeights& weights);
+std::string CheckByteTables(const ConvGeometry& geometry, const CodebookWeights& weights,
+                            const ByteTables& tables);
 // Of multiplier and bias.
 std::string CheckOutput(const ConvGeometry& geometry, int multiplier_size, int bias_size);
 // What is wrong with an index that a codebook of `codewords` does not have.

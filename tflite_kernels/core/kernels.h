@@ -12,6 +12,11 @@ constexpr int kGemmRows = 6;          // output positions of a GEMM tile
 constexpr int kLookUpChannels = 8;    // output channels whose indices lie together
 constexpr int kMaxLookUpVectors = 8;  // of 8 output positions: the widest look-up tile
 constexpr int kCountChannels = 8;     // output channels counted together
+constexpr int kEntryLanes = 16;       // entries of an 8-bit table made together
+constexpr int kNibbleChannels = 32;   // output channels whose indices of 4 bits lie together
+constexpr int kNibbleRows = 4;        // output positions that share an index of 4 bits
+constexpr int kMaxByteVectors = 8;    // of 16 output positions, kept in registers
+constexpr int kMaxByteSums = 254;     // entries of 8 bits whose sum fits 16 bits, an even number
 
 // What one call of look_up walks over. For each of `subspaces` sub-spaces, the table has a row of
 // `row` floats for every codeword; tap t reads it from tap_offsets[t] on.
@@ -25,6 +30,26 @@ struct LookUpBlock {
   int channel_blocks;
   float* sums;  // [channel_blocks * 8][vectors * 8]
   int vectors;  // 1 .. kMaxLookUpVectors
+};
+
+// A sum of products becomes an entry of an 8-bit table: sum / 2^shift, rounded and kept in 16 bits,
+// times multiplier / 2^15, rounded and kept in 8 bits. Halves are rounded up.
+struct EntryRounding {
+  int shift, multiplier;  // 0 .. 24, 1 .. 32767
+};
+
+// What one call of look_up_bytes walks over: as LookUpBlock, of entries of 8 bits, channel by
+// channel.
+struct ByteLookUpBlock {
+  const int8_t* table;
+  int64_t row, subspace_pitch;
+  int subspaces, taps;  // at most kMaxByteSums in all
+  const int* tap_offsets;
+  const uint8_t* indices;  // [subspaces][taps], for each channel
+  int64_t index_pitch;     // from one channel to the next
+  int channels;
+  int vectors;    // of 16 positions
+  int16_t* sums;  // [channels][vectors * 16]
 };
 
 struct Kernels {
@@ -65,6 +90,25 @@ struct Kernels {
 
   // sums[c][i] += sum_{m,t} table[m * subspace_pitch + index[c][m][t] * row + tap_offsets[t] + i]
   void (*look_up)(const LookUpBlock& block);
+
+  // codes[i] = x[i] * inverse_scale, rounded to the nearest integer (to even), kept in low .. high,
+  // for i < n; high for NaN.
+  void (*quantize)(const float* x, float inverse_scale, int low, int high, int n, int16_t* codes);
+
+  // entries[l] = rounded sum_{j < pairs, b < 2} vectors[j * stride + 2 l + b] *
+  // pair[j * pair_stride + b] for l < lanes, a multiple of 16; `pair` is aligned to 4 bytes.
+  void (*build_entries)(const int16_t* vectors, int64_t stride, const int16_t* pair,
+                        int64_t pair_stride, int pairs, int lanes, const EntryRounding& rounding,
+                        int8_t* entries);
+
+  // sums[p][l] += sum_{t,m} tables[t * kNibbleRows + p][16 m + index[t][m][l]] for p < kNibbleRows,
+  // l < 32, m < 2 pairs. An index of 4 bits is the lower half of byte l of indices[t][m / 2] for
+  // even m, the upper half for odd m.
+  void (*look_up_nibbles)(const int8_t* const* tables, const uint8_t* indices, int taps, int pairs,
+                          int32_t* sums);
+
+  // sums[c][i] += sum_{m,t} table[m * subspace_pitch + index[c][m][t] * row + tap_offsets[t] + i]
+  void (*look_up_bytes)(const ByteLookUpBlock& block);
 };
 
 // The best set for this machine, or the one named by KERASQ_ISA (scalar, avx2, neon).

@@ -205,5 +205,89 @@ void DecodeCodewordsX16(const uint8_t* low, const uint8_t* high, const float* co
   }
 }
 
-constexpr Kernels kKernels = {KERASQ_ISA_NAME, PackSigns, XorPopcount, Gemm6x16, DecodeCodewordsX16,
-                              DecodePlanesX16, Depthwise, BuildTable,  LookUpAny};
+void Quantize(const float* x, float inverse_scale, int low, int high, int n, int16_t* codes) {
+  const float lowest = static_cast<float>(low), highest = static_cast<float>(high);
+  int i = 0;
+  for (; i + 8 <= n; i += 8) QuantizeEight(x + i, inverse_scale, lowest, highest, codes + i);
+  if (i == n) return;
+  float rest[8] = {};
+  int16_t rest_codes[8];
+  memcpy(rest, x + i, sizeof(float) * (n - i));
+  QuantizeEight(rest, inverse_scale, lowest, highest, rest_codes);
+  memcpy(codes + i, rest_codes, sizeof(int16_t) * (n - i));
+}
+
+// for every 16 lanes:  sums += vectors x pair, pair after pair;  entries = rounded sums
+void BuildEntries(const int16_t* vectors, int64_t stride, const int16_t* pair, int64_t pair_stride,
+                  int pairs, int lanes, const EntryRounding& rounding, int8_t* entries) {
+  for (int l = 0; l < lanes; l += kEntryLanes, vectors += 2 * kEntryLanes) {
+    PairSums low, high;
+    for (int j = 0; j < pairs; ++j) {
+      low.Add(vectors + j * stride, pair + j * pair_stride);
+      high.Add(vectors + j * stride + 16, pair + j * pair_stride);
+    }
+    StoreEntries(low, high, rounding, entries + l);
+  }
+}
+
+// acc[positions] of 16 bits in registers;  for each tap, for each two sub-spaces:
+//   acc[p] += both tables[tap][p] at the indices;  widened before they overflow
+void LookUpNibbles(const int8_t* const* tables, const uint8_t* indices, int taps, int pairs,
+                   int32_t* sums) {
+  NibbleSums acc[kNibbleRows];
+  int left = kMaxByteSums / 2;
+  for (int t = 0; t < taps; ++t, tables += kNibbleRows) {
+    for (int first = 0; first < pairs;) {
+      const int end = first + (pairs - first < left ? pairs - first : left);
+      left -= end - first;
+      for (; first < end; ++first, indices += kNibbleChannels) {
+        const Nibbles index(indices);
+        for (int p = 0; p < kNibbleRows; ++p) acc[p].Add(tables[p] + first * 32, index);
+      }
+      if (left > 0) continue;
+      for (int p = 0; p < kNibbleRows; ++p) {
+        acc[p].AddTo(sums + p * kNibbleChannels);
+        acc[p] = NibbleSums();
+      }
+      left = kMaxByteSums / 2;
+    }
+  }
+  for (int p = 0; p < kNibbleRows; ++p) acc[p].AddTo(sums + p * kNibbleChannels);
+}
+
+// acc[vectors] in registers;  for each sub-space m, tap t:  acc += table[m][index[c][m][t]]
+template <int kVectors>
+inline void LookUpBytes(const ByteLookUpBlock& block, const uint8_t* index, int first,
+                        int16_t* sums) {
+  const int8_t* table = block.table + first * kEntryLanes;
+  ByteSums acc[kVectors];
+  for (int v = 0; v < kVectors; ++v) acc[v].Load(sums + v * kEntryLanes);
+  for (int m = 0; m < block.subspaces; ++m, table += block.subspace_pitch) {
+    for (int t = 0; t < block.taps; ++t) {
+      const int8_t* entry = table + *index++ * block.row + block.tap_offsets[t];
+      for (int v = 0; v < kVectors; ++v) acc[v].Add(entry + v * kEntryLanes);
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) acc[v].Store(sums + v * kEntryLanes);
+}
+
+void LookUpBytesAny(const ByteLookUpBlock& block) {
+  using LookUp = void (*)(const ByteLookUpBlock&, const uint8_t*, int, int16_t*);
+  constexpr LookUp kWidths[kMaxByteVectors] = {LookUpBytes<1>, LookUpBytes<2>, LookUpBytes<3>,
+                                               LookUpBytes<4>, LookUpBytes<5>, LookUpBytes<6>,
+                                               LookUpBytes<7>, LookUpBytes<8>};
+  const int parts = (block.vectors + kMaxByteVectors - 1) / kMaxByteVectors;
+  for (int c = 0; c < block.channels; ++c) {
+    int16_t* sums = block.sums + static_cast<int64_t>(c) * block.vectors * kEntryLanes;
+    for (int part = 0; part < parts; ++part) {  // of nearly equal width
+      const int first = block.vectors * part / parts, end = block.vectors * (part + 1) / parts;
+      kWidths[end - first - 1](block, block.indices + c * block.index_pitch, first,
+                               sums + first * kEntryLanes);
+    }
+  }
+}
+
+constexpr Kernels kKernels = {KERASQ_ISA_NAME,    PackSigns,       XorPopcount,  Gemm6x16,
+                              DecodeCodewordsX16, DecodePlanesX16, Depthwise,    BuildTable,
+                              LookUpAny,          Quantize,        BuildEntries, LookUpNibbles,
+                              LookUpBytesAny};

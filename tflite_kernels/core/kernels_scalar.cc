@@ -1,5 +1,6 @@
 // The microkernels for any machine.
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/byte_codebook.h"
 #include "core/operators.h"
 #include "core/output_transform.h"
 #include "core/packed_codebook.h"
@@ -28,6 +29,11 @@ std::unique_ptr<ConvOperator> MakeLookUpOrGemmConv(const ConvGeometry& geometry,
                                                    const CodebookWeights& weights,
                                                    PackedCodebook book,
                                                    CodebookPath path = CodebookPath::kCheaper);
+
+// Tables of 8 bits.
+std::unique_ptr<ConvOperator> MakeByteTables(const ConvGeometry& geometry,
+                                             const CodebookWeights& weights,
+                                             const ByteTables& tables, ByteCodebook book);
 
 // One input channel a group: channels are lanes, weights (there are few) are decoded once.
 std::unique_ptr<ConvOperator> MakeDepthwiseConv(const ConvGeometry& geometry,

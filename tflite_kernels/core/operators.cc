@@ -40,4 +40,19 @@ std::unique_ptr<ConvOperator> MakeCodebookConv(const ConvGeometry& g, const Code
   return MakeLookUpOrGemmConv(g, w, std::move(book));
 }
 
+std::unique_ptr<ConvOperator> MakeByteTableConv(const ConvGeometry& g, const CodebookWeights& w,
+                                                const ByteTables& tables, std::string* error) {
+  *error = CheckGeometry(g);
+  if (error->empty()) *error = CheckCodebook(g, w);
+  if (error->empty()) *error = CheckByteTables(g, w, tables);
+  if (error->empty()) *error = CheckIsa();
+  if (!error->empty()) return nullptr;
+  ByteCodebook book(g, w);
+  if (book.largest_index() >= w.codewords) {
+    *error = PastCodebook(book.largest_index(), w.codewords);
+    return nullptr;
+  }
+  return MakeByteTables(g, w, tables, std::move(book));
+}
+
 }  // namespace kerasq

@@ -57,13 +57,24 @@ struct CodebookWeights {
   int codebooks;  // subspaces, or 1 shared by all
   int subspaces;
   Activation activation;
-  const void* codeword_data;  // float or IEEE half, [codebooks][codewords][subvector]
+  const void* codeword_data;  // float or IEEE half (int8 with ByteTables),
+                              // [codebooks][codewords][subvector]
   bool codewords_are_f16;
   const uint8_t* indices;  // [taps or 1][subspaces][ceil(out_c * bits / 8)]
   const float* multiplier;
   int multiplier_size;
   const float* bias;
   int bias_size;
+};
+
+// Look-up tables of 8 bits, for codewords of int8 by position: codes a = round(x inverse_scale),
+// kept in -128 - zero_point .. 127 - zero_point, table[m][k] = codeword[m][k] . a[m], rounded by
+// shift and multiplier as EntryRounding tells; y = act(multiplier sum_{p,m} table[m][index[p, m,
+// c]] + bias).
+struct ByteTables {
+  float inverse_scale;
+  int zero_point;
+  int shift, multiplier;
 };
 
 // y = act(multiplier conv(x, W) + bias). W in the order output, input channel of the group, row,
@@ -119,6 +130,9 @@ std::unique_ptr<ConvOperator> MakeBitplaneConv(const ConvGeometry& geometry,
                                                const BitplaneWeights& weights, std::string* error);
 std::unique_ptr<ConvOperator> MakeCodebookConv(const ConvGeometry& geometry,
                                                const CodebookWeights& weights, std::string* error);
+std::unique_ptr<ConvOperator> MakeByteTableConv(const ConvGeometry& geometry,
+                                                const CodebookWeights& weights,
+                                                const ByteTables& tables, std::string* error);
 std::unique_ptr<ConvOperator> MakeSparseConv(const ConvGeometry& geometry,
                                              const SparseWeights& weights, std::string* error);
 std::unique_ptr<ConvOperator> MakeHashedConv(const ConvGeometry& geometry,

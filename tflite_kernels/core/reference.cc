@@ -1,5 +1,7 @@
 #include "core/reference.h"
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "core/output_transform.h"
@@ -150,6 +152,37 @@ void ReferenceHashedConv(const ConvGeometry& g, const HashedWeights& w, const fl
                          float* output) {
   ReferenceConv(g, TransformOf(w), input, output,
                 [&](int, int i, int c) { return HashedWeight(w, i, c); });
+}
+
+void ReferenceByteTableConv(const ConvGeometry& g, const CodebookWeights& w, const ByteTables& t,
+                            const float* input, float* output) {
+  const auto* codewords = static_cast<const int8_t*>(w.codeword_data);
+  const int64_t row_bytes = CeilDiv64(static_cast<int64_t>(g.out_c) * w.bits, 8);
+  const OutputTransform transform = TransformOf(w);
+  const auto entry = [&](const float* channels, int m, int k) {
+    double sum = 0.0;
+    for (int j = 0; j < std::min(w.subvector, g.group_in() - m * w.subvector); ++j) {
+      const int64_t codebook = w.codebooks == 1 ? 0 : m;
+      sum += codewords[(codebook * w.codewords + k) * w.subvector + j] *
+             std::clamp<double>(std::nearbyint(channels[m * w.subvector + j] * t.inverse_scale),
+                                -128 - t.zero_point, 127 - t.zero_point);
+    }
+    const double scaled = std::floor(std::ldexp(sum, -t.shift) + (t.shift > 0 ? 0.5 : 0.0));
+    const double rounded =
+        std::floor(std::clamp(scaled, -32768.0, 32767.0) * t.multiplier / 32768.0 + 0.5);
+    return std::clamp(rounded, -128.0, 127.0);
+  };
+  ForOutputs(g, input, output, [&](const float* image, int oy, int ox, int c) {
+    double sum = 0.0;
+    ForTaps(g, oy, ox, [&](int tap, int y, int x, bool inside) {
+      for (int m = 0; inside && m < w.subspaces; ++m) {
+        const uint8_t* row = w.indices + (static_cast<int64_t>(tap) * w.subspaces + m) * row_bytes;
+        const float* pixel = image + (static_cast<int64_t>(y) * g.in_w + x) * g.in_c;
+        sum += entry(pixel + c / g.group_out() * g.group_in(), m, StreamElement(row, c, w.bits));
+      }
+    });
+    return transform.Apply(static_cast<float>(sum), c);
+  });
 }
 
 }  // namespace kerasq

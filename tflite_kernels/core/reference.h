@@ -8,6 +8,8 @@ namespace kerasq {
 
 void ReferenceBitplaneConv(const ConvGeometry& geometry, const BitplaneWeights& weights,
                            const float* input, float* output);
+void ReferenceByteTableConv(const ConvGeometry& geometry, const CodebookWeights& weights,
+                            const ByteTables& tables, const float* input, float* output);
 void ReferenceCodebookConv(const ConvGeometry& geometry, const CodebookWeights& weights,
                            const float* input, float* output);
 void ReferenceSparseConv(const ConvGeometry& geometry, const SparseWeights& weights,

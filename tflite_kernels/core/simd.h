@@ -67,6 +67,96 @@ struct BitCounts {
   }
 };
 
+// Eight sums of products of pairs of 16 bits.
+struct PairSums {
+  __m256i v = _mm256_setzero_si256();
+  // v[l] += vectors[2 l] * pair[0] + vectors[2 l + 1] * pair[1]
+  void Add(const int16_t* vectors, const int16_t* pair) {
+    int32_t both;
+    memcpy(&both, pair, sizeof(both));
+    v = _mm256_add_epi32(
+        v, _mm256_madd_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(vectors)),
+                             _mm256_set1_epi32(both)));
+  }
+};
+
+// RoundEntry of sixteen sums.
+inline void StoreEntries(const PairSums& low, const PairSums& high, const EntryRounding& rounding,
+                         int8_t* entries) {
+  const __m128i shift = _mm_cvtsi32_si128(rounding.shift);
+  const __m256i half = _mm256_set1_epi32(rounding.shift > 0 ? 1 << (rounding.shift - 1) : 0);
+  const __m256i a = _mm256_sra_epi32(_mm256_add_epi32(low.v, half), shift);
+  const __m256i b = _mm256_sra_epi32(_mm256_add_epi32(high.v, half), shift);
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+  const __m256i scaled =
+      _mm256_mulhrs_epi16(both, _mm256_set1_epi16(static_cast<short>(rounding.multiplier)));
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(entries),
+      _mm_packs_epi16(_mm256_castsi256_si128(scaled), _mm256_extracti128_si256(scaled, 1)));
+}
+
+inline void QuantizeEight(const float* x, float inverse_scale, float low, float high,
+                          int16_t* codes) {
+  const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_set1_ps(inverse_scale));
+  const __m256 kept =
+      _mm256_max_ps(_mm256_min_ps(scaled, _mm256_set1_ps(high)), _mm256_set1_ps(low));
+  const __m256i code = _mm256_cvtps_epi32(kept);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(codes),
+      _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1)));
+}
+
+// Indices of 4 bits of 32 channels, in two sub-spaces.
+struct Nibbles {
+  __m256i even, odd;
+  explicit Nibbles(const uint8_t* p) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    even = _mm256_and_si256(bytes, low);
+    odd = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+  }
+};
+
+// Sums of entries of 8 bits for 32 channels, at most kMaxByteSums each. The entries of two
+// sub-spaces are put side by side, and added in pairs.
+struct NibbleSums {
+  __m256i v[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  static __m256i Select(const int8_t* table, __m256i index) {
+    return _mm256_shuffle_epi8(
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
+        index);
+  }
+  // `tables` are those of two sub-spaces.
+  void Add(const int8_t* tables, const Nibbles& index) {
+    const __m256i even = Select(tables, index.even), odd = Select(tables + 16, index.odd);
+    const __m256i ones = _mm256_set1_epi8(1);
+    v[0] = _mm256_add_epi16(v[0], _mm256_maddubs_epi16(ones, _mm256_unpacklo_epi8(even, odd)));
+    v[1] = _mm256_add_epi16(v[1], _mm256_maddubs_epi16(ones, _mm256_unpackhi_epi8(even, odd)));
+  }
+  void AddTo(int32_t* sums) const {  // unpacked: channels 0 .. 7, 16 .. 23; the rest
+    AddEight(_mm256_castsi256_si128(v[0]), sums);
+    AddEight(_mm256_castsi256_si128(v[1]), sums + 8);
+    AddEight(_mm256_extracti128_si256(v[0], 1), sums + 16);
+    AddEight(_mm256_extracti128_si256(v[1], 1), sums + 24);
+  }
+  static void AddEight(__m128i values, int32_t* sums) {
+    __m256i* target = reinterpret_cast<__m256i*>(sums);
+    _mm256_storeu_si256(
+        target, _mm256_add_epi32(_mm256_loadu_si256(target), _mm256_cvtepi16_epi32(values)));
+  }
+};
+
+// Sums of entries of 8 bits at 16 positions.
+struct ByteSums {
+  __m256i v;
+  void Load(const int16_t* sums) { v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums)); }
+  void Add(const int8_t* entries) {
+    v = _mm256_add_epi16(
+        v, _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries))));
+  }
+  void Store(int16_t* sums) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), v); }
+};
+
 #elif defined(KERASQ_SIMD_NEON)
 
 struct Floats {
@@ -133,6 +223,90 @@ struct BitCounts {
   }
 };
 
+struct PairSums {
+  int32x4_t lo = vdupq_n_s32(0), hi = vdupq_n_s32(0);
+  void Add(const int16_t* vectors, const int16_t* pair) {
+    const int16x8x2_t v = vld2q_s16(vectors);
+    const int16x4_t both =
+        vreinterpret_s16_s32(vld1_dup_s32(reinterpret_cast<const int32_t*>(pair)));
+    lo = vmlal_lane_s16(lo, vget_low_s16(v.val[0]), both, 0);
+    hi = vmlal_high_lane_s16(hi, v.val[0], both, 0);
+    lo = vmlal_lane_s16(lo, vget_low_s16(v.val[1]), both, 1);
+    hi = vmlal_high_lane_s16(hi, v.val[1], both, 1);
+  }
+};
+
+inline void StoreEntries(const PairSums& low, const PairSums& high, const EntryRounding& rounding,
+                         int8_t* entries) {
+  const int32x4_t shift = vdupq_n_s32(-rounding.shift);
+  const int16_t multiplier = static_cast<int16_t>(rounding.multiplier);
+  const int16x8_t a =
+      vqmovn_high_s32(vqmovn_s32(vrshlq_s32(low.lo, shift)), vrshlq_s32(low.hi, shift));
+  const int16x8_t b =
+      vqmovn_high_s32(vqmovn_s32(vrshlq_s32(high.lo, shift)), vrshlq_s32(high.hi, shift));
+  vst1q_s8(entries, vqmovn_high_s16(vqmovn_s16(vqrdmulhq_n_s16(a, multiplier)),
+                                    vqrdmulhq_n_s16(b, multiplier)));
+}
+
+inline void QuantizeEight(const float* x, float inverse_scale, float low, float high,
+                          int16_t* codes) {
+  int32x4_t code[2];
+  for (int i = 0; i < 2; ++i) {
+    const float32x4_t scaled = vmulq_n_f32(vld1q_f32(x + 4 * i), inverse_scale);
+    // minnm gives the number where the other is NaN
+    const float32x4_t kept = vmaxq_f32(vminnmq_f32(scaled, vdupq_n_f32(high)), vdupq_n_f32(low));
+    code[i] = vcvtnq_s32_f32(kept);
+  }
+  vst1q_s16(codes, vcombine_s16(vmovn_s32(code[0]), vmovn_s32(code[1])));
+}
+
+// Indices of the two sub-spaces side by side, those of the second into the second half of a table
+// of 32: register i is of channels 8 i .. 8 i + 7.
+struct Nibbles {
+  uint8x16_t index[4];
+  explicit Nibbles(const uint8_t* p) {
+    for (int half = 0; half < 2; ++half) {
+      const uint8x16_t bytes = vld1q_u8(p + 16 * half);
+      const uint8x16_t even = vandq_u8(bytes, vdupq_n_u8(15));
+      const uint8x16_t odd = vsriq_n_u8(vdupq_n_u8(16), bytes, 4);
+      index[2 * half] = vzip1q_u8(even, odd);
+      index[2 * half + 1] = vzip2q_u8(even, odd);
+    }
+  }
+};
+
+// tbl, then sadalp adds the entries of both sub-spaces.
+struct NibbleSums {
+  int16x8_t v[4] = {vdupq_n_s16(0), vdupq_n_s16(0), vdupq_n_s16(0), vdupq_n_s16(0)};
+  void Add(const int8_t* tables, const Nibbles& index) {
+    const int8x16x2_t both = {{vld1q_s8(tables), vld1q_s8(tables + 16)}};
+    for (int i = 0; i < 4; ++i) v[i] = vpadalq_s8(v[i], vqtbl2q_s8(both, index.index[i]));
+  }
+  void AddTo(int32_t* sums) const {
+    for (int i = 0; i < 4; ++i, sums += 8) {
+      vst1q_s32(sums, vaddw_s16(vld1q_s32(sums), vget_low_s16(v[i])));
+      vst1q_s32(sums + 4, vaddw_high_s16(vld1q_s32(sums + 4), v[i]));
+    }
+  }
+};
+
+struct ByteSums {
+  int16x8_t lo, hi;
+  void Load(const int16_t* sums) {
+    lo = vld1q_s16(sums);
+    hi = vld1q_s16(sums + 8);
+  }
+  void Add(const int8_t* entries) {
+    const int8x16_t e = vld1q_s8(entries);
+    lo = vaddw_s8(lo, vget_low_s8(e));
+    hi = vaddw_high_s8(hi, e);
+  }
+  void Store(int16_t* sums) const {
+    vst1q_s16(sums, lo);
+    vst1q_s16(sums + 8, hi);
+  }
+};
+
 #else
 
 struct Floats {
@@ -185,6 +359,64 @@ struct BitCounts {
   void Store(int32_t* differing) const {
     for (int l = 0; l < 8; ++l) differing[l] = total[l];
   }
+};
+
+inline int8_t RoundEntry(int32_t sum, const EntryRounding& rounding) {
+  const int64_t half = rounding.shift > 0 ? int64_t{1} << (rounding.shift - 1) : 0;
+  int64_t scaled = (sum + half) >> rounding.shift;
+  scaled = scaled < -32768 ? -32768 : scaled > 32767 ? 32767 : scaled;
+  const int64_t entry = (scaled * rounding.multiplier + (1 << 14)) >> 15;
+  return static_cast<int8_t>(entry < -128 ? -128 : entry > 127 ? 127 : entry);
+}
+
+struct PairSums {
+  int32_t v[8] = {};
+  void Add(const int16_t* vectors, const int16_t* pair) {
+    for (int l = 0; l < 8; ++l) v[l] += vectors[2 * l] * pair[0] + vectors[2 * l + 1] * pair[1];
+  }
+};
+
+inline void StoreEntries(const PairSums& low, const PairSums& high, const EntryRounding& rounding,
+                         int8_t* entries) {
+  for (int l = 0; l < 8; ++l) {
+    entries[l] = RoundEntry(low.v[l], rounding);
+    entries[8 + l] = RoundEntry(high.v[l], rounding);
+  }
+}
+
+inline void QuantizeEight(const float* x, float inverse_scale, float low, float high,
+                          int16_t* codes) {
+  for (int i = 0; i < 8; ++i) {
+    const float scaled = x[i] * inverse_scale;
+    const float below = scaled < high ? scaled : high;  // also NaN becomes `high`
+    codes[i] = static_cast<int16_t>(std::nearbyint(below > low ? below : low));
+  }
+}
+
+struct Nibbles {
+  const uint8_t* bytes;
+  explicit Nibbles(const uint8_t* p) : bytes(p) {}
+};
+
+struct NibbleSums {
+  int32_t v[32] = {};
+  void Add(const int8_t* tables, const Nibbles& index) {
+    for (int l = 0; l < 32; ++l) {
+      v[l] += tables[index.bytes[l] & 15] + tables[16 + (index.bytes[l] >> 4)];
+    }
+  }
+  void AddTo(int32_t* sums) const {
+    for (int l = 0; l < 32; ++l) sums[l] += v[l];
+  }
+};
+
+struct ByteSums {
+  int16_t v[16];
+  void Load(const int16_t* sums) { memcpy(v, sums, sizeof(v)); }
+  void Add(const int8_t* entries) {
+    for (int i = 0; i < 16; ++i) v[i] = static_cast<int16_t>(v[i] + entries[i]);
+  }
+  void Store(int16_t* sums) const { memcpy(sums, v, sizeof(v)); }
 };
 
 #endif
