@@ -20,6 +20,7 @@ from kerasq.export.packed import (
     pack_integers,
     packs_planes,
 )
+from kerasq.export.tables import use_byte_tables
 from kerasq.export.thresholds import InputPlanes, input_planes, levels_of
 from kerasq.graph import Graph, graph_of
 from kerasq.keras import check_model, keras, keras_version
@@ -42,7 +43,7 @@ _PASSING = (
 )
 
 
-def deploy(model: Any, integer: bool = False) -> Any:
+def deploy(model: Any, integer: bool = False, calibration_data: Any = None) -> Any:
     """Replace every layer with a quantized kernel by a packed one, and fold what can be folded.
 
     The deployed model predicts what the trained one predicts: binary sums are the same integers,
@@ -55,6 +56,8 @@ def deploy(model: Any, integer: bool = False) -> Any:
         model: a built Sequential or Functional model of the active Keras, with layers of kerasq,
             larq or TFMOT. It is not changed.
         integer: compute in int8 between two activation quantizers; see :func:`kerasq.convert`.
+        calibration_data: inputs of the model, for look-up tables of 8 bits; see
+            :func:`kerasq.convert`.
 
     Returns:
         A Keras model for prediction. It is not saved by Keras: :func:`kerasq.convert` writes it.
@@ -62,8 +65,21 @@ def deploy(model: Any, integer: bool = False) -> Any:
     Raises:
         TypeError: no model, a subclassed one, or one of the Keras that is not active.
         ValueError: the model is not built, or a layer is quantized in a way that cannot be stored;
-            the message names the layer.
+            the message names the layer. Calibration data, and no codebook that could use them.
     """
+    deployed = _deploy(model, integer)
+    if calibration_data is not None and not use_byte_tables(
+        packed_layers(deployed), deployed, calibration_data
+    ):
+        raise ValueError(
+            f"model {model.name!r} has no layer that calibration_data could serve: they give "
+            "look-up tables of 8 bits to codebooks by position of at most 256 codewords of 2 to "
+            "512 weights. Leave them out"
+        )
+    return deployed
+
+
+def _deploy(model: Any, integer: bool) -> Any:
     check_model(model, "convert")
     plan = _Plan(model, integer)
 
@@ -73,9 +89,9 @@ def deploy(model: Any, integer: bool = False) -> Any:
         if layer.name in plan.folded:
             return FoldedLayer(layer.name)
         if isinstance(layer, keras.Model):
-            return deploy(layer, integer)
+            return _deploy(layer, integer)
         if isinstance(layer, Block):
-            return DeployedBlock(layer.name, deploy(_as_model(layer), integer))
+            return DeployedBlock(layer.name, _deploy(_as_model(layer), integer))
         config = layer.get_config()
         if getattr(layer, "compute_dtype", "float32") in ("float16", "bfloat16"):
             config["dtype"] = "float32"  # mixed precision is for training

@@ -59,6 +59,10 @@ class PackedLayer(keras.layers.Layer):
         constants: the operator's inputs after the first.
         before: applied to the input first (an input quantizer that is no bit planes), or None.
         after: applied to the operator's output, given it and the layer's input, or None.
+
+    Attributes:
+        codebook: what the operator is made of where it is one codebook operator, or None.
+        observe: is called with the operator's input, where it is set.
     """
 
     def __init__(
@@ -69,9 +73,15 @@ class PackedLayer(keras.layers.Layer):
         self.kernel_shape = spec.kernel.shape
         self.kernel_elements = int(np.prod(spec.kernel.shape))
         self.constants = constants
+        self.codebook: CodebookOperator | None = None
+        self.observe: Callable[[tf.Tensor], None] | None = None
         self._operator = operator
         self._before = before
         self._after = after
+
+    def replace_operator(self, operator: Any, constants: tuple) -> None:
+        """Let another operator compute the layer from now on."""
+        self._operator, self.constants = operator, constants
 
     @property
     def nbytes(self) -> int:
@@ -86,9 +96,10 @@ class PackedLayer(keras.layers.Layer):
     def call(self, inputs: Any) -> tf.Tensor:
         """Run the operator's TensorFlow body."""
         x = tf.convert_to_tensor(inputs)
-        y = self._operator(
-            x if self._before is None else self._before(x), *map(tf.constant, self.constants)
-        )
+        quantized = x if self._before is None else self._before(x)
+        if self.observe is not None:
+            self.observe(quantized)
+        y = self._operator(quantized, *map(tf.constant, self.constants))
         return y if self._after is None else self._after(y, x)
 
     def get_config(self) -> dict[str, Any]:
@@ -169,9 +180,21 @@ def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform
         native = native_operator(spec, geometry, transform) if isinstance(kernel, Affine) else None
         if native is not None:
             return NativeLayer(spec, native, before, after)
+        if isinstance(kernel, Codebook) and not spec.residuals:
+            return _codebook_layer(
+                spec, _codebook(spec, kernel, geometry, transform), before, after
+            )
         kernels = (kernel, *spec.residuals)
         operator, constants = _sum_of_kernels(spec, kernels, geometry, transform)
     return PackedLayer(spec, operator, constants, before, after)
+
+
+def _codebook_layer(
+    spec: LayerSpec, codebook: CodebookOperator, before: Any, after: Any
+) -> PackedLayer:
+    layer = PackedLayer(spec, *codebook.with_floats(), before, after)
+    layer.codebook = codebook
+    return layer
 
 
 def packs_planes(kernel: Representation) -> bool:
@@ -325,7 +348,7 @@ def _decoded(
         return _sparse(spec, kernel, geometry, transform)
     if isinstance(kernel, HashedKernel):
         return _hashed(kernel, transform)
-    return _codebook(spec, kernel, geometry, transform)
+    return _codebook(spec, kernel, geometry, transform).with_floats()
 
 
 def _sparse(
@@ -358,31 +381,84 @@ def _output(scale: np.ndarray | None, transform: OutputTransform) -> tuple[np.nd
     return np.ascontiguousarray(multiplier, np.float32), _shrunk(transform.shift)
 
 
+@dataclasses.dataclass(frozen=True)
+class CodebookOperator:
+    """What a codebook operator is made of.
+
+    Attributes:
+        geometry: of the convolution, with its activation; None for a dense layer.
+        channels_out: Ct.
+        activation: "linear", "relu" or "relu6".
+        kernel: codewords and assignments.
+        multiplier: float32 (1 or Ct,).
+        bias: float32 (1 or Ct,).
+    """
+
+    geometry: ConvAttributes | None
+    channels_out: int
+    activation: str
+    kernel: Codebook
+    multiplier: np.ndarray
+    bias: np.ndarray
+
+    def with_floats(self) -> tuple[Any, tuple]:
+        """Return the operator whose tables are floats, and its constants."""
+        kernel, (size, length) = self.kernel, self.kernel.codewords.shape[1:]
+        if self.geometry is None:
+            operator = operators.codebook_dense(
+                self.channels_out, length, size, kernel.bits, self.activation
+            )
+        else:
+            operator = operators.codebook_conv2d(
+                self.geometry, length, size, kernel.bits, kernel.order
+            )
+        return operator, (kernel.codewords, kernel.packed, self.multiplier, self.bias)
+
+    def with_bytes(
+        self,
+        tables: operators.ByteTables,
+        codewords: np.ndarray,
+        inverse_scale: np.float32,
+        scale: float,
+    ) -> tuple[Any, tuple]:
+        """Return the operator whose tables are of 8 bits, and its constants.
+
+        Args:
+            tables: their arithmetic.
+            codewords: int8, of the kernel's shape.
+            inverse_scale: of the input's codes.
+            scale: what an entry of 1 stands for.
+        """
+        kernel, (size, length) = self.kernel, self.kernel.codewords.shape[1:]
+        if self.geometry is None:
+            operator = operators.byte_codebook_dense(
+                self.channels_out, length, size, kernel.bits, tables, self.activation
+            )
+        else:
+            operator = operators.byte_codebook_conv2d(
+                self.geometry, length, size, kernel.bits, tables
+            )
+        multiplier = (self.multiplier * np.float32(scale)).astype(np.float32)
+        inverse = np.array([inverse_scale], np.float32)
+        return operator, (codewords, kernel.packed, multiplier, self.bias, inverse)
+
+
 def _codebook(
     spec: LayerSpec,
     kernel: Affine | Codebook,
     geometry: ConvAttributes | None,
     transform: OutputTransform,
-) -> tuple[Any, tuple]:
+) -> CodebookOperator:
     scale = transform.scale
     if isinstance(kernel, Affine):
         kernel, channel_scale = _codebook_of(spec, kernel)
         if channel_scale is not None:
             scale = channel_scale if scale is None else channel_scale * scale
-    size, length = kernel.codewords.shape[1:]
-    constants = (
-        kernel.codewords,
-        kernel.packed,
-        *_output(scale, transform),
-    )
-    if geometry is None:
-        operator = operators.codebook_dense(
-            spec.channels_out, length, size, kernel.bits, transform.activation
-        )
-    else:
+    if geometry is not None:
         geometry = dataclasses.replace(geometry, activation=transform.activation)
-        operator = operators.codebook_conv2d(geometry, length, size, kernel.bits, kernel.order)
-    return operator, constants
+    return CodebookOperator(
+        geometry, spec.channels_out, transform.activation, kernel, *_output(scale, transform)
+    )
 
 
 def _codebook_of(spec: LayerSpec, kernel: Affine) -> tuple[Codebook, np.ndarray | None]:

@@ -17,7 +17,11 @@ from kerasq.files import write_whole
 
 
 def convert(
-    model: Any, path: str | os.PathLike[str] | None = None, *, integer: bool = False
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    integer: bool = False,
+    calibration_data: Any = None,
 ) -> bytes:
     """Convert a trained model to a ``.tflite`` that stores its kernels packed.
 
@@ -35,16 +39,23 @@ def convert(
             of Keras: TFLite rounds the bias to a whole number of its units, which moves an
             activation by one step where it lies that close to the middle between two. Measure the
             accuracy, and the speed on the device that is meant.
+        calibration_data: some of the model's inputs, as an array (N, ...), a ``tf.data.Dataset`` or
+            a sequence of batches. With it, codebook operators get look-up tables of 8 bits (see
+            :class:`kerasq.export.operators.ByteTables`), which are faster, and codewords of int8:
+            codebooks by position of at most 256 codewords of 2 to 512 weights. Inputs, codewords
+            and tables are rounded, so that predictions are no longer quite those of Keras, but
+            those of the deployed model.
 
     Returns:
         The file's bytes.
 
     Raises:
         TypeError: no model, a subclassed one, or one of the Keras that is not active.
-        ValueError: the model is not built, or a layer cannot be stored; the message names it.
+        ValueError: the model is not built, or a layer cannot be stored; the message names it; or
+            calibration data without a codebook that it could serve, empty or not finite.
         RuntimeError: the converter split a packed layer, or dropped one.
     """
-    content = convert_deployed(deploy(model, integer))
+    content = convert_deployed(deploy(model, integer, calibration_data))
     if path is not None:
         write_whole(path, content)
     return content
