@@ -54,7 +54,7 @@ def fine_tune(
     *,
     minutes: float = 10.0,
     epochs: int = 6,
-    batch: int = 128,
+    batch: int = 32,
     learning_rate: float = 4e-4,
     seed: int = 0,
     show: Callable[[str], None] = lambda detail: None,

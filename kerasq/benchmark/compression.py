@@ -5,6 +5,11 @@ convolutions, with plain k-means beside, and every result is fine-tuned in the s
 float network's outputs, for the same time. Bytes are those of the exported file.
 
 With ``--ratio``, Q-CNN's error correction and plain k-means are compared at a size of one's choice.
+With ``--byte-tables``, codebook operators compute with look-up tables of 8 bits, and what is measured
+is the file in the stock runtime.
+
+Where TensorFlow does not use oneDNN by itself (on processors without AVX-512 VNNI), the environment
+variable ``TF_ENABLE_ONEDNN_OPTS=1`` doubles the steps that fine-tuning takes in its minutes.
 """
 
 from __future__ import annotations
@@ -39,8 +44,10 @@ from kerasq.codebooks import (
 from kerasq.export import convert, inspect
 from kerasq.export.summary import table_console
 from kerasq.keras import keras
+from kerasq.runtime import Interpreter
 
 FLOAT = "float"
+CALIBRATION_IMAGES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +129,7 @@ def run(
     images: int = 5000,
     minutes: float = 0.0,
     seed: int = 0,
+    byte_tables: bool = False,
 ) -> list[Row]:
     """Compress a network by each method, fine-tune, and measure; the float network comes first.
 
@@ -132,8 +140,10 @@ def run(
         images: training images that the methods look at.
         minutes: most wall time of the fine-tuning of each; 0 leaves it out.
         seed: of the fine-tuning.
+        byte_tables: give codebook operators look-up tables of 8 bits, and measure the file.
     """
-    rows = [_row(FLOAT, "", model, data, None, (0.0, 0.0), accuracy_of(model, data))]
+    calibration = data.x_train[:CALIBRATION_IMAGES] if byte_tables else None
+    rows = [_row(FLOAT, "", convert(model), None, (0.0, 0.0), accuracy_of(model, data))]
     given = data.x_train[:images], data.y_train[:images]
     for name, method in chosen.items():
         start = time.perf_counter()
@@ -141,14 +151,16 @@ def run(
             report = functools.partial(_show, show)
             small = compress(model, given, method, verbose=False, callback=report)
         seconds = time.perf_counter() - start
-        before, after, spent = accuracy_of(small, data), None, 0.0
+        content = convert(small, calibration_data=calibration)
+        before, after, spent = _accuracy(small, content, data, byte_tables), None, 0.0
         if minutes:
             with stage(f"fine-tune: {name}, {minutes:g} minutes at most") as show:
                 tuning = fine_tune(
                     small, model, data.x_train, minutes=minutes, seed=seed, show=show
                 )
-            after, spent = accuracy_of(small, data), tuning.seconds
-        rows.append(_row(name, _changed(method), small, data, after, (seconds, spent), before))
+            content = convert(small, calibration_data=calibration)
+            after, spent = _accuracy(small, content, data, byte_tables), tuning.seconds
+        rows.append(_row(name, _changed(method), content, after, (seconds, spent), before))
     return rows
 
 
@@ -159,13 +171,12 @@ def _show(show: Any, report: Any) -> None:
 def _row(
     name: str,
     settings: str,
-    model: Any,
-    data: Images,
+    content: bytes,
     after: float | None,
     seconds: tuple[float, float],
     before: float,
 ) -> Row:
-    found = inspect(convert(model))
+    found = inspect(content)
     weights, stored = kernels(found)
     ratio, bits = 4 * weights / stored, 8 * stored / weights
     return Row(name, settings, ratio, bits, found.total_bytes, before, after, *seconds)
@@ -175,7 +186,8 @@ def kernels(inspection: Any) -> tuple[int, int]:
     """Return elements and bytes of the convolutions' kernels in a file, without what follows them.
 
     The last constants of our operators are a multiplier and a bias, into which normalizations are
-    folded; TFLite's own convolutions have a bias, their only vector.
+    folded, and with tables of 8 bits a scale; TFLite's own convolutions have a bias, their only
+    vector.
     """
     weights = stored = 0
     for operator in inspection.operators:
@@ -183,9 +195,17 @@ def kernels(inspection: Any) -> tuple[int, int]:
             weights += operator.weights
             constants = [(shape, size) for _, shape, size in operator.constants.values()]
             if operator.is_custom:
-                constants = constants[:-2]
+                constants = constants[: -3 if operator.options.get("tables") else -2]
             stored += sum(size for shape, size in constants if operator.is_custom or len(shape) > 1)
     return weights, stored
+
+
+def _accuracy(model: Any, content: bytes, data: Images, in_file: bool) -> float:
+    """Return top-1 of the test images, in Keras or of the file in the stock runtime."""
+    if not in_file:
+        return accuracy_of(model, data)
+    interpreter = Interpreter(model_content=content)
+    return accuracy(in_batches(interpreter.predict, data.x_test), data.y_test)
 
 
 def accuracy_of(model: Any, data: Images) -> float:
@@ -205,9 +225,9 @@ def _changed(method: Method) -> str:
     )
 
 
-def table(title: str, rows: list[Row], images: int) -> Table:
+def table(title: str, rows: list[Row], images: int, where: str = "Keras") -> Table:
     """Return the table for a terminal."""
-    found = Table(title=title, caption=f"top-1 of {images} test images, in Keras")
+    found = Table(title=title, caption=f"top-1 of {images} test images, in {where}")
     found.add_column("method")
     for column in ("conv weights", "bits/weight", "file", "before", "fine-tuned", "seconds"):
         found.add_column(column, justify="right")
@@ -245,6 +265,9 @@ def main(
         int | None, typer.Option(min=300, help="Training and test images; all without.")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Images that the methods look at.")] = 5000,
+    byte_tables: Annotated[
+        bool, typer.Option("--byte-tables", help="Tables of 8 bits; measure the file.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
@@ -261,8 +284,9 @@ def main(
     if unknown:
         raise typer.BadParameter(f"no methods {unknown}: there are {list(all_methods)}")
     chosen = {name: all_methods[name] for name in names or all_methods}
-    rows = run(model, found, chosen, images, minutes, seed)
-    table_console().print(table(f"CIFAR-10, {model.name}", rows, len(found.y_test)))
+    rows = run(model, found, chosen, images, minutes, seed, byte_tables)
+    where = "the stock runtime" if byte_tables else "Keras"
+    table_console().print(table(f"CIFAR-10, {model.name}", rows, len(found.y_test), where))
     if json_file is not None:
         write_json(json_file, [dataclasses.asdict(row) for row in rows])
 
