@@ -5,8 +5,8 @@ convolutions, with plain k-means beside, and every result is fine-tuned in the s
 float network's outputs, for the same time. Bytes are those of the exported file.
 
 With ``--ratio``, Q-CNN's error correction and plain k-means are compared at a size of one's choice.
-With ``--byte-tables``, codebook operators compute with look-up tables of 8 bits, and what is measured
-is the file in the stock runtime.
+With ``--byte-tables``, codebook operators compute with look-up tables of 8 bits, and what is
+measured is the file in the stock runtime.
 
 Where TensorFlow does not use oneDNN by itself (on processors without AVX-512 VNNI), the environment
 variable ``TF_ENABLE_ONEDNN_OPTS=1`` doubles the steps that fine-tuning takes in its minutes.
