@@ -97,12 +97,12 @@ class Extractor:
 
     def _needed(self, operator: Any) -> list[Any]:
         """Return the operators that compute an operator's constants, in their order."""
-        found: list[Any] = []
+        found: dict[int, Any] = {}
         for tensor in _indices(operator.inputs):
-            once = self._once.get(tensor)
-            if once is not None and not any(once is other for other in found):
-                found += [*self._needed(once), once]
-        return found
+            if tensor in self._once:
+                once = self._once[tensor]
+                found |= {id(needed): needed for needed in (*self._needed(once), once)}
+        return list(found.values())
 
     def _dynamic(self, tensors: Any) -> list[int]:
         read = dict.fromkeys(_indices(tensors))

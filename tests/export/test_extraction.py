@@ -23,7 +23,7 @@ def content():
     x = QuantConv2D(8, 3, kernel_quantizer=lsq, activation="relu")(inputs)
     x = QuantConv2D(8, 3, padding="same", input_quantizer="ste_sign", kernel_quantizer="bwn")(x)
     x = keras.layers.Multiply()([x, x])
-    x = keras.layers.AveragePooling2D()(x)
+    x = keras.layers.AveragePooling2D(2)(x)
     x = keras.layers.Concatenate()([x, x])
     x = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(x))
     return kerasq.convert(keras.Model(inputs, x))
