@@ -125,9 +125,22 @@ def benchmark(
     vs: Annotated[Path | None, typer.Option("--vs", help="Another file to compare with.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     runs: Annotated[int, typer.Option(help="Measured runs of each file.")] = 100,
+    per_op: Annotated[
+        bool, typer.Option("--per-op", help="Time, kernel and memory of every operator.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
-    """Measure the latency of a .tflite file in the stock runtime, one sample at a time."""
+    """Measure the latency of a .tflite file in the stock runtime, one sample at a time.
+
+    With --per-op: kerasq's operators are timed by their own kernels while the whole model runs;
+    each of the others alone, as a file cut out of the model and fed with what it reads there. All
+    are interleaved with the whole model, which tells how much of its time they leave unattributed.
+    """
+    if per_op:
+        if vs is not None:
+            raise ValueError("--per-op takes one file: leave --vs away")
+        _benchmark_operators(file, threads, runs, json_file)
+        return
     files = {str(path): path for path in (file, vs) if path is not None}
     for path in files.values():
         _existing(path)
@@ -144,6 +157,24 @@ def benchmark(
         rows = {label: dataclasses.asdict(timing) for label, timing in timings.items()}
         write_json(json_file, {"threads": threads, "microseconds": rows})
     print_timings(timings, baseline=str(vs) if vs is not None else None)
+
+
+def _benchmark_operators(file: Path, threads: int, runs: int, json_file: Path | None) -> None:
+    """Measure, write and print the operators of a file."""
+    _existing(file)
+    _writable(json_file)
+    from kerasq.benchmark.progress import stage
+
+    with _quiet_start():
+        from kerasq.benchmark.operator_table import print_operator_times
+        from kerasq.benchmark.operator_times import measure
+        from kerasq.benchmark.report import write_json
+
+    with stage(f"{runs} runs of every operator") as show:
+        times = measure(file, runs, threads, show)
+    if json_file is not None:
+        write_json(json_file, {"file": str(file), **times.to_dict()})
+    print_operator_times(times, title=str(file))
 
 
 def load_model(path: Path) -> Any:

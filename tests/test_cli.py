@@ -99,6 +99,18 @@ def test_benchmark_gives_medians_and_the_ratio(run, folder, tmp_path):
     assert all(time["median"] > 0 and time["runs"] == 5 for time in times.values())
 
 
+def test_benchmark_lists_operators(run, folder, tmp_path):
+    file, listing = folder / "model.tflite", tmp_path / "operators.json"
+    code, out, _ = run("benchmark", file, "--per-op", "--runs", 3, "--json", listing)
+    assert code == 0
+    assert "KerasqBitplaneConv2D" in out and "unattributed" in out and "XNNPACK" in out
+    found = json.loads(listing.read_text())
+    assert found["file"] == str(file) and found["whole"]["runs"] == 3
+    parts = sum(row["microseconds"] or 0 for row in found["operators"])
+    whole = parts + found["call"] + found["unattributed"]
+    assert whole == pytest.approx(found["whole"]["median"])
+
+
 BAD = {
     "no such command": (["bogus"], "No such command"),
     "no such option": (["inspect", "{tflite}", "--fast"], "No such option"),
@@ -108,6 +120,12 @@ BAD = {
     "no tflite to run": (["benchmark", "{keras}"], "no .tflite model"),
     "no runs": (["benchmark", "{tflite}", "--runs", "0"], "at least 1"),
     "no number": (["benchmark", "{tflite}", "--runs", "many"], "--runs"),
+    "no tflite to take apart": (["benchmark", "{keras}", "--per-op"], "not a .tflite file"),
+    "two files to take apart": (
+        ["benchmark", "{tflite}", "--per-op", "--vs", "{tflite}"],
+        "leave --vs away",
+    ),
+    "no runs of operators": (["benchmark", "{tflite}", "--per-op", "--runs", "0"], "at least 1"),
     "no model": (["convert", "{tflite}", "-o", "{tmp}/x.tflite"], "no saved Keras model"),
     "no output": (["convert", "{keras}"], "--output"),
     "no output folder": (["convert", "{keras}", "-o", "{tmp}/no/x.tflite"], "no folder"),

@@ -73,8 +73,13 @@ def compare(
     return {label: Timing.of(values) for label, values in seconds.items()}
 
 
-def load(path: str | os.PathLike[str], num_threads: int = 1) -> Any:
+def load(path: str | os.PathLike[str], num_threads: int = 1, **arguments: Any) -> Any:
     """Return an interpreter with random inputs of the file's own shape, ready to be invoked.
+
+    Args:
+        path: the file.
+        num_threads: threads of the runtime.
+        **arguments: more of `kerasq.Interpreter`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -82,7 +87,7 @@ def load(path: str | os.PathLike[str], num_threads: int = 1) -> Any:
     """
     from kerasq.runtime import Interpreter
 
-    interpreter = Interpreter(model_path=os.fspath(path), num_threads=num_threads)
+    interpreter = Interpreter(os.fspath(path), num_threads=num_threads, **arguments)
     interpreter.allocate_tensors()
     rng = np.random.default_rng(0)
     for detail in interpreter.get_input_details():

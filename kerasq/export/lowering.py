@@ -42,7 +42,17 @@ def lower(content: bytes) -> bytes:
     for graph in model.subgraphs:
         _Graph(model, graph).lower()
     _drop_unused(model)
-    builder = _Builder(len(content))
+    return pack(model, len(content))
+
+
+def pack(model: Any, size: int) -> bytes:
+    """Return the file of a model's object tree.
+
+    Args:
+        model: `ModelT` of the schema.
+        size: bytes that the file will take, about.
+    """
+    builder = _Builder(size)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 

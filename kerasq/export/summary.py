@@ -54,7 +54,7 @@ def print_inspection(inspection: Inspection, title: str) -> None:
     table_console().print(table)
 
 
-def table_console() -> Console:
-    """Return a console for standard output, wide where that is a pipe and has no width."""
+def table_console(width: int = 120) -> Console:
+    """Return a console for standard output, of a given width where that is a pipe and has none."""
     console = Console()
-    return console if console.is_terminal else Console(width=120)
+    return console if console.is_terminal else Console(width=width)

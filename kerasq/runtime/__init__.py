@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from kerasq.runtime.interpreter import Interpreter
 from kerasq.runtime.library import library_path
+from kerasq.runtime.profile import OperatorProfile
 
-__all__ = ["Interpreter", "library_path"]
+__all__ = ["Interpreter", "OperatorProfile", "library_path"]

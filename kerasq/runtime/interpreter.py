@@ -10,6 +10,7 @@ import numpy as np
 
 from kerasq.runtime import quantization, stock
 from kerasq.runtime.library import library_path
+from kerasq.runtime.profile import OperatorProfile, Profile
 
 # As Keras's predict: bounds the memory of a model whose batch is free.
 DEFAULT_BATCH_SIZE = 32
@@ -29,6 +30,9 @@ class Interpreter:
         model_content: or its bytes.
         num_threads: threads of the whole interpreter, kerasq's operators among them.
         runtime: "ai_edge_litert" or "tf.lite"; None takes the first that is installed.
+        profile: count the runs of kerasq's operators and their time, for `operator_profiles`.
+        keep_tensors: keep all tensors between operators, for ``get_tensor``. It takes more memory,
+            and XNNPACK runs nothing.
 
     Raises:
         FileNotFoundError: no such file, or the kernels are not built.
@@ -43,12 +47,23 @@ class Interpreter:
         model_content: bytes | None = None,
         num_threads: int = 1,
         runtime: str | None = None,
+        profile: bool = False,
+        keep_tensors: bool = False,
     ) -> None:
         if num_threads < 1:
             raise ValueError(f"num_threads is {num_threads}: it must be at least 1")
         self.runtime = stock.resolve(runtime)
         model = stock.read_model(model_path, model_content)
-        self._stock = stock.open_model(self.runtime, model, int(num_threads), library_path())
+        library = library_path()
+        self._profile = Profile(library) if profile else None
+        self._stock = stock.open_model(
+            self.runtime,
+            model,
+            int(num_threads),
+            library,
+            self._profile.options if self._profile else None,
+            **(stock.keeping_tensors(self.runtime) if keep_tensors else {}),
+        )
         self._names = _signature_names(self._stock)
 
     def __getattr__(self, name: str) -> Any:
@@ -56,6 +71,18 @@ class Interpreter:
         if name.startswith("__") or name == "_stock":  # not there before __init__
             raise AttributeError(name)
         return getattr(self._stock, name)
+
+    def operator_profiles(self) -> list[OperatorProfile]:
+        """Return what kerasq's operators of the first graph ran and took so far.
+
+        The time is measured within the kernels' library, from a call of the operator to its end.
+
+        Raises:
+            ValueError: the interpreter was made without ``profile=True``.
+        """
+        if self._profile is None:
+            raise ValueError("nothing was counted: make the Interpreter with profile=True")
+        return self._profile.read()
 
     def predict(self, x: Batch, batch_size: int | None = None) -> Any:
         """Compute the outputs of a batch of any size.

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,36 @@ def read_model(
     return argument
 
 
-def open_model(runtime: str, model: dict[str, Any], num_threads: int, library: str) -> Any:
+def keeping_tensors(runtime: str) -> dict[str, Any]:
+    """Return a stock interpreter's arguments for one that overwrites no tensor."""
+    module = importlib.import_module(RUNTIMES[runtime])
+    if runtime == "tf.lite":
+        module = module.lite.experimental
+    # XNNPACK, a default delegate, keeps the tensors between its operators to itself.
+    resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return {
+        "experimental_preserve_all_tensors": True,
+        "experimental_op_resolver_type": resolver,
+    }
+
+
+def open_model(
+    runtime: str,
+    model: dict[str, Any],
+    num_threads: int,
+    library: str,
+    options: Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> Any:
     """Return a stock interpreter of the model that has loaded the kernels.
+
+    Args:
+        runtime: a name of `RUNTIMES`.
+        model: argument of `read_model`.
+        num_threads: threads of the interpreter.
+        library: the kernels.
+        options: of the kernels' delegate.
+        **arguments: of the stock interpreter.
 
     Raises:
         RuntimeError: the library or the model does not fit the runtime; the message says why.
@@ -77,7 +106,7 @@ def open_model(runtime: str, model: dict[str, Any], num_threads: int, library: s
     interpreter, load_delegate = names(runtime)
     try:
         ctypes.CDLL(library)  # first, since a runtime that fails to load it complains twice
-        delegate = load_delegate(library)
+        delegate = load_delegate(library, options)
     except OSError as error:
         raise RuntimeError(
             f"{runtime} cannot load kerasq's kernels from {library}: {error}. Rebuild them on this "
@@ -86,4 +115,6 @@ def open_model(runtime: str, model: dict[str, Any], num_threads: int, library: s
     with warnings.catch_warnings():
         # tf.lite advertises ai_edge_litert, which the caller chose against.
         warnings.filterwarnings("ignore", message=r"[\s\S]*tf\.lite\.Interpreter is deprecated")
-        return interpreter(**model, num_threads=num_threads, experimental_delegates=[delegate])
+        return interpreter(
+            **model, num_threads=num_threads, experimental_delegates=[delegate], **arguments
+        )

@@ -54,7 +54,7 @@ void Measure(benchmark::State& state, const ConvOperator* op, const ConvGeometry
     benchmark::DoNotOptimize(output.data());
   }
   std::free(scratch);
-  state.SetLabel(op->kernel_name());
+  state.SetLabel(op->kernel_name(g));
   state.counters["MAC/s"] = benchmark::Counter(
       static_cast<double>(output.size()) * g.taps() * g.group_in(),
       benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::OneK::kIs1000);

@@ -61,7 +61,7 @@ class BitplaneConv : public ConvOperator {
     });
   }
 
-  const char* kernel_name() const override { return name_.c_str(); }
+  const char* kernel_name(const ConvGeometry&) const override { return name_.c_str(); }
 
  private:
   // Words of scratch: the packed input, and for each thread rows and counts.

@@ -20,17 +20,17 @@ constexpr double kLookUpCycle = 1.7;
 
 class CodebookConv : public ConvOperator {
  public:
-  CodebookConv(const ConvGeometry& g, const CodebookWeights& w, PackedCodebook book,
-               CodebookPath path)
+  CodebookConv(const CodebookWeights& w, PackedCodebook book, CodebookPath path)
       : kernels_(SelectKernels()),
         weights_(w),
         book_(std::move(book)),
         path_(path),
         gemm_name_(std::string("codebook_gemm_") + kernels_.isa),
-        look_up_name_(std::string("codebook_look_up_") + kernels_.isa),
-        usual_(&Name(g)) {}
+        look_up_name_(std::string("codebook_look_up_") + kernels_.isa) {}
 
-  const char* kernel_name() const override { return usual_->c_str(); }
+  const char* kernel_name(const ConvGeometry& g) const override {
+    return (UsesLookUp(g) ? look_up_name_ : gemm_name_).c_str();
+  }
 
   size_t ScratchBytes(const ConvGeometry& g, int num_threads) const override {
     if (UsesLookUp(g)) return LookUpScratchBytes(LookUpPlan(g, book_), book_, num_threads);
@@ -53,14 +53,6 @@ class CodebookConv : public ConvOperator {
   }
 
  private:
-  // The path of the geometry given at the start, or (its map is unknown then) of a 14x14 map.
-  const std::string& Name(ConvGeometry g) const {
-    const bool dense = g.taps() == 1;
-    g.out_h = g.out_w = dense ? 1 : 14;
-    g.in_h = g.in_w = dense ? 1 : 13 * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
-    return UsesLookUp(g) ? look_up_name_ : gemm_name_;
-  }
-
   // Estimates for one image, in cycles: two vectors of 8 multiply-adds in one, tiles of 6 positions
   // by 16 channels, and the decoding of every weight (a vector at a time from small codebooks),
   // against the plan's own. The batch has no say: the two ways add in different orders, and an
@@ -116,14 +108,13 @@ class CodebookConv : public ConvOperator {
   const PackedCodebook book_;
   const CodebookPath path_;
   const std::string gemm_name_, look_up_name_;
-  const std::string* const usual_;
 };
 
 }  // namespace
 
-std::unique_ptr<ConvOperator> MakeLookUpOrGemmConv(const ConvGeometry& g, const CodebookWeights& w,
+std::unique_ptr<ConvOperator> MakeLookUpOrGemmConv(const ConvGeometry&, const CodebookWeights& w,
                                                    PackedCodebook book, CodebookPath path) {
-  return std::make_unique<CodebookConv>(g, w, std::move(book), path);
+  return std::make_unique<CodebookConv>(w, std::move(book), path);
 }
 
 }  // namespace kerasq

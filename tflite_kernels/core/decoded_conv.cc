@@ -22,7 +22,7 @@ class DecodedConv : public ConvOperator {
         transform_(transform),
         name_(name + "_gemm_" + kernels_.isa) {}
 
-  const char* kernel_name() const override { return name_.c_str(); }
+  const char* kernel_name(const ConvGeometry&) const override { return name_.c_str(); }
 
   size_t ScratchBytes(const ConvGeometry& g, int num_threads) const override {
     return GemmScratchBytes(g, kernel_.panel_depth(), num_threads);

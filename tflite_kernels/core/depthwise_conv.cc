@@ -55,7 +55,7 @@ class DepthwiseConv : public ConvOperator {
     });
   }
 
-  const char* kernel_name() const override { return name_.c_str(); }
+  const char* kernel_name(const ConvGeometry&) const override { return name_.c_str(); }
 
  private:
   int64_t QuantizedFloats(const ConvGeometry& g) const {

@@ -119,8 +119,8 @@ class ConvOperator {
   virtual size_t ScratchBytes(const ConvGeometry& geometry, int num_threads) const = 0;
   virtual void Run(const ConvGeometry& geometry, const float* input, float* output, void* scratch,
                    ThreadPool* pool) const = 0;
-  // The path chosen, such as "bitplane_avx2".
-  virtual const char* kernel_name() const = 0;
+  // The path that Run takes for this geometry, such as "bitplane_avx2".
+  virtual const char* kernel_name(const ConvGeometry& geometry) const = 0;
 };
 
 // Check the values, and pack the weights for this machine. Sizes of the arrays are the caller's

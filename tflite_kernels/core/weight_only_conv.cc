@@ -56,7 +56,7 @@ class WeightOnlyBitplaneConv : public ConvOperator {
              static_cast<float>(weights_.pad_value), input, output, scratch, pool);
   }
 
-  const char* kernel_name() const override { return name_.c_str(); }
+  const char* kernel_name(const ConvGeometry&) const override { return name_.c_str(); }
 
  private:
   int64_t Block(int c) const { return c / group_out_ * blocks_ + c % group_out_ / kPanelChannels; }

@@ -60,7 +60,7 @@ void Compare(const ConvGeometry& g, const Model& model, Random& random, float to
     std::string error;
     const auto op = MakeBitplaneConv(g, model.w, &error);
     ASSERT_NE(op, nullptr) << error;
-    EXPECT_NE(std::string(op->kernel_name()).find(isa), std::string::npos);
+    EXPECT_NE(std::string(op->kernel_name(g)).find(isa), std::string::npos);
     for (int threads = 1; threads <= 3; threads += 2) {
       ExpectClose(RunOperator(*op, g, input, threads), expected, tolerance,
                   isa + ", " + std::to_string(model.w.weight_planes) + "x" +

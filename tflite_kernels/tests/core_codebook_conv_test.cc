@@ -1,4 +1,5 @@
 #include <cstring>
+#include <set>
 
 #include "core/operator_classes.h"
 #include "core/packed_codebook.h"
@@ -73,7 +74,7 @@ std::vector<std::unique_ptr<ConvOperator>> Operators(const ConvGeometry& g, cons
   operators.push_back(MakeCodebookConv(g, model.w, &error));
   EXPECT_NE(operators[0], nullptr) << error;
   if (model.w.codewords > kMaxLookUpCodewords || (model.w.by_channel && g.taps() > 1)) {
-    EXPECT_NE(std::string(operators[0]->kernel_name()).find("codebook_"), std::string::npos);
+    EXPECT_NE(std::string(operators[0]->kernel_name(g)).find("codebook_"), std::string::npos);
     return operators;
   }
   for (CodebookPath path : {CodebookPath::kLookUp, CodebookPath::kGemm}) {
@@ -93,7 +94,7 @@ void Compare(const ConvGeometry& g, const Model& model, Random& random) {
       ASSERT_NE(op, nullptr);
       for (int threads = 1; threads <= 3; threads += 2) {
         ExpectClose(RunOperator(*op, g, input, threads), expected, 2e-5f,
-                    std::string(op->kernel_name()) + ", K " + std::to_string(model.w.codewords) +
+                    std::string(op->kernel_name(g)) + ", K " + std::to_string(model.w.codewords) +
                         ", d " + std::to_string(model.w.subvector) + ", " + Describe(g));
       }
     }
@@ -135,8 +136,28 @@ TEST(CodebookConv, LargeMapsAreCutIntoBands) {
   std::string error;
   const auto op = MakeCodebookConv(g, model.w, &error);
   ASSERT_NE(op, nullptr) << error;
-  EXPECT_NE(std::string(op->kernel_name()).find("look_up"), std::string::npos);
+  EXPECT_NE(std::string(op->kernel_name(g)).find("look_up"), std::string::npos);
   Compare(g, model, random);
+}
+
+// The scratch tells which way Run takes.
+TEST(CodebookConv, NamesTheWayOfTheGeometry) {
+  Random random(5);
+  std::set<std::string> names;
+  for (int channels : {16, 64, 256}) {
+    ConvGeometry g{1, 40, 40, 16, 40, 40, channels, 3, 3, 1, 1, 1, 1, 1, 1, 1};
+    const Model model(random, g, 8, 256);
+    const auto operators = Operators(g, model);
+    for (int size : {1, 2, 4, 14, 40}) {
+      g.in_h = g.in_w = g.out_h = g.out_w = size;
+      const std::string name = operators[0]->kernel_name(g);
+      const auto& same = name.find("look_up") != std::string::npos ? operators[1] : operators[2];
+      EXPECT_EQ(name, same->kernel_name(g));
+      EXPECT_EQ(operators[0]->ScratchBytes(g, 1), same->ScratchBytes(g, 1)) << name;
+      names.insert(name);
+    }
+  }
+  EXPECT_EQ(names.size(), 2u);
 }
 
 TEST(CodebookConv, DenseOfEveryBatch) {

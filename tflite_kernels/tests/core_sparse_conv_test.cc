@@ -67,7 +67,7 @@ TEST(SparseConv, MatchesTheReference) {
       std::string error;
       const auto op = MakeSparseConv(g, model.weights(), &error);
       ASSERT_NE(op, nullptr) << error;
-      EXPECT_EQ(std::string(op->kernel_name()).find("sparse_"), 0u);
+      EXPECT_EQ(std::string(op->kernel_name(g)).find("sparse_"), 0u);
       for (int threads = 1; threads <= 3; threads += 2) {
         ExpectClose(RunOperator(*op, g, input, threads), expected, 2e-5f, Describe(g));
       }

@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "tflite/conv_op.h"
 #include "tflite/kernel.h"
 #include "tflite/layout_check.h"
+#include "tflite/profile.h"
 #include "tflite/register.h"
 #include "tflite/tensors.h"
 
@@ -19,6 +19,12 @@ namespace {
 
 constexpr char kPrefix[] = "Kerasq";
 constexpr char kLibrary[] = "kerasq";
+constexpr char kProfileOption[] = "profile";
+
+// The runtime knows the base only, and hands it back.
+struct KerasqDelegate : TfLiteDelegate {
+  std::shared_ptr<Profile> profile;  // null unless asked for
+};
 
 struct Claim {
   int node;
@@ -89,6 +95,10 @@ Status MakeKernel(TfLiteContext* context, const TfLiteDelegateParams& params,
   KERASQ_RETURN_IF_ERROR(NewKernel(context, label, std::move(op), kernel));
   // The delegate node's own inputs are sorted: ours come in the order of the replaced node.
   (*kernel)->SetTensors(*node->inputs, *node->outputs);
+  Profile* profile = static_cast<KerasqDelegate*>(params.delegate)->profile.get();
+  if (profile != nullptr) {
+    (*kernel)->SetCounter(profile->Counter(context, params.nodes_to_replace->data[0]));
+  }
   return Status::Ok();
 }
 
@@ -107,6 +117,8 @@ TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
             [](const char* message) { std::fprintf(stderr, "kerasq: %s\n", message); });
   if (layout != kTfLiteOk) return layout;
   return Report(context, kLibrary, [&] {
+    Profile* profile = static_cast<KerasqDelegate*>(delegate)->profile.get();
+    if (profile != nullptr) profile->SeeGraph(context);
     std::vector<Claim> claims;
     KERASQ_RETURN_IF_ERROR(FindClaims(context, &claims));
     // One kernel per operator: the runtime then plans the memory between them, and profiles each.
@@ -129,29 +141,51 @@ TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
   });
 }
 
+Status NewDelegate(const char* profile, TfLiteDelegate** made) {
+  auto delegate = std::make_unique<KerasqDelegate>();
+  delegate->Prepare = PrepareDelegate;
+  // Without it the runtime prepares our operators before they are replaced, and fails.
+  delegate->flags = kTfLiteDelegateFlagsAllowDynamicTensors;
+  if (profile != nullptr) {
+    delegate->profile = NewProfile(profile);
+    KERASQ_ENSURE(delegate->profile != nullptr, "kerasq: there is a profile '", profile,
+                  "' already: choose another name");
+  }
+  *made = delegate.release();
+  return Status::Ok();
+}
+
 }  // namespace
 }  // namespace kerasq
 
 extern "C" {
 
-// The two functions that the runtime looks up. There are no options.
-KERASQ_EXPORT TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char**, size_t num_options,
+// The two functions that the runtime looks up. The only option is profile=NAME, for
+// KerasqProfile_Read.
+KERASQ_EXPORT TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values,
+                                                            size_t num_options,
                                                             void (*report_error)(const char*)) {
-  if (num_options > 0) {
-    char message[256];  // a string might throw
-    std::snprintf(message, sizeof(message), "kerasq: the delegate has no option '%s': pass none",
-                  keys[0]);
-    if (report_error != nullptr) report_error(message);
-    return nullptr;
+  const char* profile = nullptr;
+  for (size_t i = 0; i < num_options; ++i) {
+    if (std::strcmp(keys[i], kerasq::kProfileOption) != 0) {
+      char message[256];  // a string might throw
+      std::snprintf(message, sizeof(message),
+                    "kerasq: the delegate has no option '%s': pass 'profile' or none", keys[i]);
+      if (report_error != nullptr) report_error(message);
+      return nullptr;
+    }
+    profile = values[i];
   }
-  auto* delegate = new (std::nothrow) TfLiteDelegate();
-  if (delegate == nullptr) return nullptr;
-  delegate->Prepare = kerasq::PrepareDelegate;
-  // Without it the runtime prepares our operators before they are replaced, and fails.
-  delegate->flags = kTfLiteDelegateFlagsAllowDynamicTensors;
+  TfLiteDelegate* delegate = nullptr;
+  kerasq::Guard([&] { return kerasq::NewDelegate(profile, &delegate); },
+                [&](const char* message) {
+                  if (report_error != nullptr) report_error(message);
+                });
   return delegate;
 }
 
-KERASQ_EXPORT void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) { delete delegate; }
+KERASQ_EXPORT void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) {
+  delete static_cast<kerasq::KerasqDelegate*>(delegate);
+}
 
 }  // extern "C"

@@ -92,6 +92,7 @@ Status Kernel::Prepare(TfLiteContext* context, TfLiteNode* node) {
   KERASQ_RETURN_IF_ERROR(Resize(context, scratch, shape));
   SetTemporary(node, scratch_tensor_);
   prepared_ = true;
+  if (counter_ != nullptr) counter_->Prepared(kernel_name(), scratch_bytes_);
   return Status::Ok();
 }
 
@@ -111,6 +112,11 @@ Status Kernel::Invoke(TfLiteContext* context) const {
   return Status::Ok();
 }
 
+const char* Kernel::kernel_name() const {
+  if (!prepared_ || output_bytes_ == 0) return nullptr;
+  return op_->packed()->kernel_name(op_->geometry());
+}
+
 void FreeKernel(TfLiteContext*, void* kernel) { delete static_cast<Kernel*>(kernel); }
 
 TfLiteStatus PrepareKernel(TfLiteContext* context, TfLiteNode* node) {
@@ -123,13 +129,13 @@ TfLiteStatus PrepareKernel(TfLiteContext* context, TfLiteNode* node) {
 TfLiteStatus InvokeKernel(TfLiteContext* context, TfLiteNode* node) {
   const auto* kernel = static_cast<const Kernel*>(node->user_data);
   if (kernel == nullptr) return kTfLiteError;
+  const OperatorTimer timer(kernel->counter());
   return Report(context, kernel->label(), [&] { return kernel->Invoke(context); });
 }
 
 const char* ProfileKernel(const TfLiteContext*, const TfLiteNode* node) {
   const auto* kernel = static_cast<const Kernel*>(node->user_data);
-  if (kernel == nullptr || kernel->op().packed() == nullptr) return nullptr;
-  return kernel->op().packed()->kernel_name();
+  return kernel == nullptr ? nullptr : kernel->kernel_name();
 }
 
 }  // namespace kerasq

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tflite/conv_op.h"
+#include "tflite/profile.h"
 #include "tflite/status.h"
 #include "tflite/tflite_c_api.h"
 #include "tflite/thread_pools.h"
@@ -24,11 +25,17 @@ class Kernel {
   // Indices of tensors. Needed before Prepare, and followed by it.
   void SetTensors(const TfLiteIntArray& inputs, const TfLiteIntArray& outputs);
 
+  // What runs is counted there from the next Prepare on.
+  void SetCounter(std::shared_ptr<OperatorCounter> counter) { counter_ = std::move(counter); }
+
   Status Prepare(TfLiteContext* context, TfLiteNode* node);
   Status Invoke(TfLiteContext* context) const;
 
+  // The path that Invoke takes; null before Prepare, and where there is nothing to compute.
+  const char* kernel_name() const;
   const char* label() const { return label_.c_str(); }
-  const ConvOp& op() const { return *op_; }
+  // Null unless profiled.
+  OperatorCounter* counter() const { return counter_.get(); }
 
  private:
   const std::string label_;
@@ -38,6 +45,7 @@ class Kernel {
   bool prepared_ = false;  // what follows, and the operator, fit the tensors
   size_t input_bytes_ = 0, output_bytes_ = 0, scratch_bytes_ = 0;
   std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<OperatorCounter> counter_;
 };
 
 // Make a kernel, and a tensor for its scratch in `context`.
