@@ -23,10 +23,13 @@ class ByteTableConv : public ConvOperator {
         tables_(tables),
         book_(std::move(book)),
         nibbles_(book_.size() <= kEntryLanes ? PackNibbles(g, book_) : std::vector<uint8_t>()),
-        name_(std::string(nibbles_.empty() ? "codebook_bytes_" : "codebook_nibbles_") +
-              kernels_.isa) {}
+        codeword_name_(std::string(nibbles_.empty() ? "codebook_bytes_" : "codebook_nibbles_") +
+                       kernels_.isa),
+        position_name_(std::string("codebook_byte_lines_") + kernels_.isa) {}
 
-  const char* kernel_name() const override { return name_.c_str(); }
+  const char* kernel_name(const ConvGeometry& g) const override {
+    return (UsesPositions(g) ? position_name_ : codeword_name_).c_str();
+  }
 
   size_t ScratchBytes(const ConvGeometry& g, int num_threads) const override {
     if (UsesPositions(g)) return PositionLanes(g, book_, num_threads).ScratchBytes();
@@ -59,7 +62,7 @@ class ByteTableConv : public ConvOperator {
   const ByteTables tables_;
   const ByteCodebook book_;
   const std::vector<uint8_t> nibbles_;
-  const std::string name_;
+  const std::string codeword_name_, position_name_;
 };
 
 }  // namespace

@@ -56,8 +56,8 @@ void Compare(const ConvGeometry& g, const Model& model, std::vector<float> input
     ASSERT_NE(op, nullptr) << error;
     for (int threads = 1; threads <= 3; threads += 2) {
       ASSERT_EQ(RunOperator(*op, g, input, threads), expected)
-          << op->kernel_name() << ", K " << model.w.codewords << ", d " << model.w.subvector << ", "
-          << threads << " threads, " << Describe(g);
+          << op->kernel_name(g) << ", K " << model.w.codewords << ", d " << model.w.subvector
+          << ", " << threads << " threads, " << Describe(g);
     }
   }
   unsetenv("KERASQ_ISA");
