@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from kerasq.keras import keras_version
@@ -78,10 +79,15 @@ def convert(
     integer: Annotated[
         bool, typer.Option("--integer", help="Compute in int8 between activation quantizers.")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Some inputs as .npy: codebooks get look-up tables of 8 bits."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Convert a saved Keras model to a .tflite file with packed kernels."""
     _existing(model)
+    data = None if calibration is None else _array(calibration)
     _writable(output)
     _writable(json_file)
     from kerasq.benchmark.progress import stage
@@ -95,7 +101,8 @@ def convert(
     with stage(f"load {model}"):
         loaded = load_model(model)
     with stage(f"convert to {output}"):
-        inspection = inspect_file(convert_model(loaded, output, integer=integer))
+        content = convert_model(loaded, output, integer=integer, calibration_data=data)
+        inspection = inspect_file(content)
     if json_file is not None:
         write_json(json_file, inspection.to_dict())
     print_inspection(inspection, title=str(output))
@@ -250,6 +257,14 @@ def _quiet_start() -> Iterator[None]:
 def _existing(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+
+
+def _array(path: Path) -> np.ndarray:
+    _existing(path)
+    try:
+        return np.load(path, allow_pickle=False, mmap_mode="r")
+    except (ValueError, EOFError, IsADirectoryError) as error:
+        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
 
 
 def _folder(path: Path) -> None:

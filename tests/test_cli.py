@@ -54,6 +54,18 @@ def run(monkeypatch, capfd):
     return invoke
 
 
+def test_convert_calibrates_tables(run, folder, tmp_path, rng):
+    x = rng.standard_normal((20, 6, 6, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    output = tmp_path / "out.tflite"
+    code, _, err = run(
+        "convert", folder / "model.keras", "-o", output, "--calibration", tmp_path / "x.npy"
+    )
+    assert code == 0, err
+    operators = kerasq.inspect(output).operators
+    assert [o.options["tables"] for o in operators if "Codebook" in o.name] == [1]
+
+
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_convert_writes_what_the_function_returns(run, folder, tmp_path, suffix):
     output, listing = tmp_path / "out.tflite", tmp_path / "out.json"
@@ -129,6 +141,10 @@ BAD = {
     "no model": (["convert", "{tflite}", "-o", "{tmp}/x.tflite"], "no saved Keras model"),
     "no output": (["convert", "{keras}"], "--output"),
     "no output folder": (["convert", "{keras}", "-o", "{tmp}/no/x.tflite"], "no folder"),
+    "no array": (
+        ["convert", "{keras}", "-o", "{tmp}/x.tflite", "--calibration", "{tflite}"],
+        "no .npy file",
+    ),
     "a folder as output": (["convert", "{keras}", "-o", "{tmp}"], "it is a folder"),
     "json into nowhere": (["inspect", "{tflite}", "--json", "{tmp}/no/x.json"], "no folder"),
     "weights without data": (["demo", "--weights", "{keras}"], "go together"),
