@@ -9,9 +9,10 @@ ByteCodebook::ByteCodebook(const ConvGeometry& g, const CodebookWeights& w)
       size_(w.codewords),
       subspaces_(w.subspaces),
       taps_(g.taps()),
+      blocks_(CeilDiv(g.group_out(), kLookUpChannels)),
       shared_(w.codebooks == 1),
       columns_(static_cast<size_t>(w.codebooks) * ColumnsSize()),
-      indices_(static_cast<size_t>(index_pitch()) * g.out_c) {
+      indices_(static_cast<size_t>(block_pitch()) * blocks_ * g.groups) {
   const int8_t* codeword = static_cast<const int8_t*>(w.codeword_data);
   for (int book = 0; book < w.codebooks; ++book) {
     int16_t* columns = columns_.data() + book * ColumnsSize();
@@ -27,7 +28,11 @@ ByteCodebook::ByteCodebook(const ConvGeometry& g, const CodebookWeights& w)
       const uint8_t* row = w.indices + (static_cast<int64_t>(t) * subspaces_ + m) * row_bytes;
       for (int c = 0; c < g.out_c; ++c) {
         const auto index = static_cast<uint8_t>(StreamElement(row, c, w.bits));
-        indices_[c * index_pitch() + static_cast<int64_t>(m) * taps_ + t] = index;
+        const int in_group = c % g.group_out();
+        const int block = c / g.group_out() * blocks_ + in_group / kLookUpChannels;
+        const int64_t place = static_cast<int64_t>(m) * taps_ + t;
+        indices_[block * block_pitch() + place * kLookUpChannels + in_group % kLookUpChannels] =
+            index;
         largest_ = std::max<int>(largest_, index);
       }
     }

@@ -28,9 +28,11 @@ class ByteCodebook {
   }
   int64_t column_stride() const { return int64_t{2} * lanes(); }
 
-  // [subspace][tap] of an output channel.
-  const uint8_t* indices(int channel) const { return indices_.data() + channel * index_pitch(); }
-  int64_t index_pitch() const { return static_cast<int64_t>(subspaces_) * taps_; }
+  // [subspace][tap][8] of a block of 8 output channels. `block` counts through all groups; channels
+  // past the end of a group have index 0.
+  const uint8_t* indices(int block) const { return indices_.data() + block * block_pitch(); }
+  int64_t block_pitch() const { return static_cast<int64_t>(subspaces_) * taps_ * kLookUpChannels; }
+  int blocks() const { return blocks_; }  // in one group
 
   // Codes of one pixel's channels, as many as `channels`, side by side -> [subspace][pairs][2].
   void PadCodes(const int16_t* codes, int channels, int16_t* padded) const;
@@ -39,7 +41,7 @@ class ByteCodebook {
  private:
   int64_t ColumnsSize() const { return column_stride() * pairs(); }
 
-  const int subvector_, size_, subspaces_, taps_;
+  const int subvector_, size_, subspaces_, taps_, blocks_;
   const bool shared_;
   int largest_ = 0;
   std::vector<int16_t> columns_;

@@ -25,28 +25,23 @@ ConvGeometry Column(const ConvGeometry& g) {
 
 int64_t RoundUp(int64_t bytes) { return CeilDiv64(bytes, 64) * 64; }
 
-// sums[p][l] += sum_{t,m} tables[t * kRows + p][m * lanes + indices[l][m][t]] for p < rows.
-// Four channels at a time: their sums stay in registers.
-void LookUpSingles(const int8_t* const* tables, const ByteCodebook& book, int taps, int rows,
-                   int first, int count, int32_t* sums) {
-  const int64_t lanes = book.lanes();
-  for (int l = 0; l < count; l += 4) {
-    const uint8_t* index[4];
-    for (int i = 0; i < 4; ++i) index[i] = book.indices(first + std::min(l + i, count - 1));
-    for (int p = 0; p < rows; ++p) {
-      int32_t a = 0, b = 0, c = 0, d = 0;
-      for (int t = 0; t < taps; ++t) {
-        const int8_t* table = tables[t * kRows + p];
-        for (int64_t i = t; i < book.index_pitch(); i += taps, table += lanes) {
-          a += table[index[0][i]];
-          b += table[index[1][i]];
-          c += table[index[2][i]];
-          d += table[index[3][i]];
-        }
+// sums[p][l] = sum_{t,m} tables[t * kRows + p][m * lanes + index[m][t][l]] for p < rows, l < 4: as
+// many channels as have their sums in registers.
+void LookUpSingles(const int8_t* const* tables, const uint8_t* indices, int subspaces, int taps,
+                   int64_t lanes, int rows, int32_t* sums) {
+  for (int p = 0; p < rows; ++p, sums += kChannels) {
+    int32_t a = 0, b = 0, c = 0, d = 0;
+    for (int t = 0; t < taps; ++t) {
+      const int8_t* table = tables[t * kRows + p];
+      const uint8_t* index = indices + t * kLookUpChannels;
+      for (int m = 0; m < subspaces; ++m, table += lanes, index += taps * kLookUpChannels) {
+        a += table[index[0]];
+        b += table[index[1]];
+        c += table[index[2]];
+        d += table[index[3]];
       }
-      int32_t* sum = sums + p * kChannels + l;
-      sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
     }
+    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
   }
 }
 
@@ -171,7 +166,11 @@ void CodewordLanes::LookUp(const Call& call, const Band& band, int task, int thr
     FindTables(call, band, group, position, tables);
     std::memset(sums, 0, sizeof(int32_t) * kRows * kChannels);
     if (call.nibbles.empty()) {
-      LookUpSingles(tables, book_, g_.taps(), rows, first, count, sums);
+      for (int l = 0; l < count; l += 4) {
+        const int channels = group * book_.blocks() + (block * kChannels + l) / kLookUpChannels;
+        LookUpSingles(tables, book_.indices(channels) + l % kLookUpChannels, book_.subspaces(),
+                      g_.taps(), book_.lanes(), rows, sums + l);
+      }
     } else {
       call.kernels.look_up_nibbles(
           tables, call.nibbles.data() + (int64_t{group} * blocks + block) * nibble_bytes, g_.taps(),
@@ -224,11 +223,13 @@ std::vector<uint8_t> PackNibbles(const ConvGeometry& g, const ByteCodebook& book
   for (int c = 0; c < g.out_c; ++c) {
     const int in_group = c % g.group_out();
     const int block = c / g.group_out() * blocks + in_group / kChannels;
-    const uint8_t* index = book.indices(c);
+    const uint8_t* index =
+        book.indices(c / g.group_out() * book.blocks() + in_group / kLookUpChannels) +
+        in_group % kLookUpChannels;
     for (int m = 0; m < book.subspaces(); ++m) {
-      for (int t = 0; t < g.taps(); ++t) {
+      for (int t = 0; t < g.taps(); ++t, index += kLookUpChannels) {
         nibbles[block * block_bytes + (int64_t{t} * pairs + m / 2) * kChannels +
-                in_group % kChannels] |= *index++ << (m % 2 * 4);
+                in_group % kChannels] |= *index << (m % 2 * 4);
       }
     }
   }

@@ -45,8 +45,8 @@ struct ByteLookUpBlock {
   int64_t row, subspace_pitch;
   int subspaces, taps;  // at most kMaxByteSums in all
   const int* tap_offsets;
-  const uint8_t* indices;  // [subspaces][taps], for each channel
-  int64_t index_pitch;     // from one channel to the next
+  const uint8_t* indices;  // [subspaces][taps][8], for each block of 8 channels
+  int64_t index_pitch;     // from one block of channels to the next
   int channels;
   int vectors;    // of 16 positions
   int16_t* sums;  // [channels][vectors * 16]

@@ -217,16 +217,59 @@ void Quantize(const float* x, float inverse_scale, int low, int high, int n, int
   memcpy(codes + i, rest_codes, sizeof(int16_t) * (n - i));
 }
 
-// for every 16 lanes:  sums += vectors x pair, pair after pair;  entries = rounded sums
-void BuildEntries(const int16_t* vectors, int64_t stride, const int16_t* pair, int64_t pair_stride,
-                  int pairs, int lanes, const EntryRounding& rounding, int8_t* entries) {
+// pairs in registers;  for every 16 lanes:  entries = rounded sum of vectors x pair
+template <int kPairs>
+inline void BuildEntriesOf(const int16_t* vectors, int64_t stride, const int16_t* pair,
+                           int64_t pair_stride, int lanes, const EntryRounding& rounding,
+                           int8_t* entries) {
+  Pair both[kPairs];
+  for (int j = 0; j < kPairs; ++j) both[j].Load(pair + j * pair_stride);
+  const Rounder rounder(rounding);
   for (int l = 0; l < lanes; l += kEntryLanes, vectors += 2 * kEntryLanes) {
     PairSums low, high;
-    for (int j = 0; j < pairs; ++j) {
-      low.Add(vectors + j * stride, pair + j * pair_stride);
-      high.Add(vectors + j * stride + 16, pair + j * pair_stride);
+    low.Set(vectors, both[0]);
+    high.Set(vectors + kEntryLanes, both[0]);
+    for (int j = 1; j < kPairs; ++j) {
+      low.Add(vectors + j * stride, both[j]);
+      high.Add(vectors + j * stride + kEntryLanes, both[j]);
     }
-    StoreEntries(low, high, rounding, entries + l);
+    rounder.Store(low, high, entries + l);
+  }
+}
+
+// Longer sub-vectors: pair after pair.
+inline void BuildLongEntries(const int16_t* vectors, int64_t stride, const int16_t* pair,
+                             int64_t pair_stride, int pairs, int lanes,
+                             const EntryRounding& rounding, int8_t* entries) {
+  const Rounder rounder(rounding);
+  for (int l = 0; l < lanes; l += kEntryLanes, vectors += 2 * kEntryLanes) {
+    Pair both;
+    both.Load(pair);
+    PairSums low, high;
+    low.Set(vectors, both);
+    high.Set(vectors + kEntryLanes, both);
+    for (int j = 1; j < pairs; ++j) {
+      both.Load(pair + j * pair_stride);
+      low.Add(vectors + j * stride, both);
+      high.Add(vectors + j * stride + kEntryLanes, both);
+    }
+    rounder.Store(low, high, entries + l);
+  }
+}
+
+void BuildEntries(const int16_t* vectors, int64_t stride, const int16_t* pair, int64_t pair_stride,
+                  int pairs, int lanes, const EntryRounding& rounding, int8_t* entries) {
+  switch (pairs) {
+    case 1:
+      return BuildEntriesOf<1>(vectors, stride, pair, pair_stride, lanes, rounding, entries);
+    case 2:
+      return BuildEntriesOf<2>(vectors, stride, pair, pair_stride, lanes, rounding, entries);
+    case 3:
+      return BuildEntriesOf<3>(vectors, stride, pair, pair_stride, lanes, rounding, entries);
+    case 4:
+      return BuildEntriesOf<4>(vectors, stride, pair, pair_stride, lanes, rounding, entries);
+    default:
+      return BuildLongEntries(vectors, stride, pair, pair_stride, pairs, lanes, rounding, entries);
   }
 }
 
@@ -264,7 +307,8 @@ inline void LookUpBytes(const ByteLookUpBlock& block, const uint8_t* index, int 
   for (int v = 0; v < kVectors; ++v) acc[v].Load(sums + v * kEntryLanes);
   for (int m = 0; m < block.subspaces; ++m, table += block.subspace_pitch) {
     for (int t = 0; t < block.taps; ++t) {
-      const int8_t* entry = table + *index++ * block.row + block.tap_offsets[t];
+      const int8_t* entry = table + *index * block.row + block.tap_offsets[t];
+      index += kLookUpChannels;
       for (int v = 0; v < kVectors; ++v) acc[v].Add(entry + v * kEntryLanes);
     }
   }
@@ -279,10 +323,11 @@ void LookUpBytesAny(const ByteLookUpBlock& block) {
   const int parts = (block.vectors + kMaxByteVectors - 1) / kMaxByteVectors;
   for (int c = 0; c < block.channels; ++c) {
     int16_t* sums = block.sums + static_cast<int64_t>(c) * block.vectors * kEntryLanes;
+    const uint8_t* index =
+        block.indices + c / kLookUpChannels * block.index_pitch + c % kLookUpChannels;
     for (int part = 0; part < parts; ++part) {  // of nearly equal width
       const int first = block.vectors * part / parts, end = block.vectors * (part + 1) / parts;
-      kWidths[end - first - 1](block, block.indices + c * block.index_pitch, first,
-                               sums + first * kEntryLanes);
+      kWidths[end - first - 1](block, index, first, sums + first * kEntryLanes);
     }
   }
 }

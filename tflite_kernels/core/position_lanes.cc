@@ -176,9 +176,9 @@ void PositionLanes::AddSubspaces(const Call& call, const Task& task, int first, 
   block.subspaces = count;
   block.taps = g_.taps();
   block.tap_offsets = buffers.offsets;
-  block.indices =
-      book_.indices(task.group * g_.group_out()) + static_cast<int64_t>(first) * g_.taps();
-  block.index_pitch = book_.index_pitch();
+  block.indices = book_.indices(task.group * book_.blocks()) +
+                  static_cast<int64_t>(first) * g_.taps() * kLookUpChannels;
+  block.index_pitch = book_.block_pitch();
   block.channels = g_.group_out();
   block.vectors = Vectors();
   block.sums = buffers.narrow;

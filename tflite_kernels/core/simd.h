@@ -67,33 +67,46 @@ struct BitCounts {
   }
 };
 
-// Eight sums of products of pairs of 16 bits.
-struct PairSums {
-  __m256i v = _mm256_setzero_si256();
-  // v[l] += vectors[2 l] * pair[0] + vectors[2 l + 1] * pair[1]
-  void Add(const int16_t* vectors, const int16_t* pair) {
+// Two factors of 16 bits, side by side.
+struct Pair {
+  __m256i v;
+  void Load(const int16_t* pair) {
     int32_t both;
     memcpy(&both, pair, sizeof(both));
-    v = _mm256_add_epi32(
-        v, _mm256_madd_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(vectors)),
-                             _mm256_set1_epi32(both)));
+    v = _mm256_set1_epi32(both);
   }
 };
 
-// RoundEntry of sixteen sums.
-inline void StoreEntries(const PairSums& low, const PairSums& high, const EntryRounding& rounding,
-                         int8_t* entries) {
-  const __m128i shift = _mm_cvtsi32_si128(rounding.shift);
-  const __m256i half = _mm256_set1_epi32(rounding.shift > 0 ? 1 << (rounding.shift - 1) : 0);
-  const __m256i a = _mm256_sra_epi32(_mm256_add_epi32(low.v, half), shift);
-  const __m256i b = _mm256_sra_epi32(_mm256_add_epi32(high.v, half), shift);
-  const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-  const __m256i scaled =
-      _mm256_mulhrs_epi16(both, _mm256_set1_epi16(static_cast<short>(rounding.multiplier)));
-  _mm_storeu_si128(
-      reinterpret_cast<__m128i*>(entries),
-      _mm_packs_epi16(_mm256_castsi256_si128(scaled), _mm256_extracti128_si256(scaled, 1)));
-}
+// Eight sums of products with a pair: of lane l, vectors[2 l] and vectors[2 l + 1].
+struct PairSums {
+  __m256i v;
+  static __m256i Product(const int16_t* vectors, const Pair& pair) {
+    return _mm256_madd_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(vectors)), pair.v);
+  }
+  void Set(const int16_t* vectors, const Pair& pair) { v = Product(vectors, pair); }
+  void Add(const int16_t* vectors, const Pair& pair) {
+    v = _mm256_add_epi32(v, Product(vectors, pair));
+  }
+};
+
+// Makes entries of sixteen sums.
+struct Rounder {
+  __m128i shift;
+  __m256i half, multiplier;
+  explicit Rounder(const EntryRounding& rounding)
+      : shift(_mm_cvtsi32_si128(rounding.shift)),
+        half(_mm256_set1_epi32(rounding.shift > 0 ? 1 << (rounding.shift - 1) : 0)),
+        multiplier(_mm256_set1_epi16(static_cast<short>(rounding.multiplier))) {}
+  void Store(const PairSums& low, const PairSums& high, int8_t* entries) const {
+    const __m256i a = _mm256_sra_epi32(_mm256_add_epi32(low.v, half), shift);
+    const __m256i b = _mm256_sra_epi32(_mm256_add_epi32(high.v, half), shift);
+    const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+    const __m256i scaled = _mm256_mulhrs_epi16(both, multiplier);
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(entries),
+        _mm_packs_epi16(_mm256_castsi256_si128(scaled), _mm256_extracti128_si256(scaled, 1)));
+  }
+};
 
 inline void QuantizeEight(const float* x, float inverse_scale, float low, float high,
                           int16_t* codes) {
@@ -223,30 +236,45 @@ struct BitCounts {
   }
 };
 
-struct PairSums {
-  int32x4_t lo = vdupq_n_s32(0), hi = vdupq_n_s32(0);
-  void Add(const int16_t* vectors, const int16_t* pair) {
-    const int16x8x2_t v = vld2q_s16(vectors);
-    const int16x4_t both =
-        vreinterpret_s16_s32(vld1_dup_s32(reinterpret_cast<const int32_t*>(pair)));
-    lo = vmlal_lane_s16(lo, vget_low_s16(v.val[0]), both, 0);
-    hi = vmlal_high_lane_s16(hi, v.val[0], both, 0);
-    lo = vmlal_lane_s16(lo, vget_low_s16(v.val[1]), both, 1);
-    hi = vmlal_high_lane_s16(hi, v.val[1], both, 1);
+struct Pair {
+  int16x4_t v;
+  void Load(const int16_t* pair) {
+    v = vreinterpret_s16_s32(vld1_dup_s32(reinterpret_cast<const int32_t*>(pair)));
   }
 };
 
-inline void StoreEntries(const PairSums& low, const PairSums& high, const EntryRounding& rounding,
-                         int8_t* entries) {
-  const int32x4_t shift = vdupq_n_s32(-rounding.shift);
-  const int16_t multiplier = static_cast<int16_t>(rounding.multiplier);
-  const int16x8_t a =
-      vqmovn_high_s32(vqmovn_s32(vrshlq_s32(low.lo, shift)), vrshlq_s32(low.hi, shift));
-  const int16x8_t b =
-      vqmovn_high_s32(vqmovn_s32(vrshlq_s32(high.lo, shift)), vrshlq_s32(high.hi, shift));
-  vst1q_s8(entries, vqmovn_high_s16(vqmovn_s16(vqrdmulhq_n_s16(a, multiplier)),
-                                    vqrdmulhq_n_s16(b, multiplier)));
-}
+struct PairSums {
+  int32x4_t lo, hi;
+  void Set(const int16_t* vectors, const Pair& pair) {
+    const int16x8x2_t v = vld2q_s16(vectors);
+    lo = vmull_lane_s16(vget_low_s16(v.val[0]), pair.v, 0);
+    hi = vmull_high_lane_s16(v.val[0], pair.v, 0);
+    lo = vmlal_lane_s16(lo, vget_low_s16(v.val[1]), pair.v, 1);
+    hi = vmlal_high_lane_s16(hi, v.val[1], pair.v, 1);
+  }
+  void Add(const int16_t* vectors, const Pair& pair) {
+    const int16x8x2_t v = vld2q_s16(vectors);
+    lo = vmlal_lane_s16(lo, vget_low_s16(v.val[0]), pair.v, 0);
+    hi = vmlal_high_lane_s16(hi, v.val[0], pair.v, 0);
+    lo = vmlal_lane_s16(lo, vget_low_s16(v.val[1]), pair.v, 1);
+    hi = vmlal_high_lane_s16(hi, v.val[1], pair.v, 1);
+  }
+};
+
+struct Rounder {
+  int32x4_t shift;
+  int16_t multiplier;
+  explicit Rounder(const EntryRounding& rounding)
+      : shift(vdupq_n_s32(-rounding.shift)),
+        multiplier(static_cast<int16_t>(rounding.multiplier)) {}
+  int16x8_t Scaled(const PairSums& sums) const {
+    const int16x4_t lo = vqmovn_s32(vrshlq_s32(sums.lo, shift));
+    return vqrdmulhq_n_s16(vqmovn_high_s32(lo, vrshlq_s32(sums.hi, shift)), multiplier);
+  }
+  void Store(const PairSums& low, const PairSums& high, int8_t* entries) const {
+    vst1q_s8(entries, vqmovn_high_s16(vqmovn_s16(Scaled(low)), Scaled(high)));
+  }
+};
 
 inline void QuantizeEight(const float* x, float inverse_scale, float low, float high,
                           int16_t* codes) {
@@ -369,20 +397,34 @@ inline int8_t RoundEntry(int32_t sum, const EntryRounding& rounding) {
   return static_cast<int8_t>(entry < -128 ? -128 : entry > 127 ? 127 : entry);
 }
 
+struct Pair {
+  const int16_t* v;
+  void Load(const int16_t* pair) { v = pair; }
+};
+
 struct PairSums {
-  int32_t v[8] = {};
-  void Add(const int16_t* vectors, const int16_t* pair) {
-    for (int l = 0; l < 8; ++l) v[l] += vectors[2 * l] * pair[0] + vectors[2 * l + 1] * pair[1];
+  int32_t v[8];
+  void Set(const int16_t* vectors, const Pair& pair) {
+    for (int32_t& sum : v) sum = 0;
+    Add(vectors, pair);
+  }
+  void Add(const int16_t* vectors, const Pair& pair) {
+    for (int l = 0; l < 8; ++l) {
+      v[l] += vectors[2 * l] * pair.v[0] + vectors[2 * l + 1] * pair.v[1];
+    }
   }
 };
 
-inline void StoreEntries(const PairSums& low, const PairSums& high, const EntryRounding& rounding,
-                         int8_t* entries) {
-  for (int l = 0; l < 8; ++l) {
-    entries[l] = RoundEntry(low.v[l], rounding);
-    entries[8 + l] = RoundEntry(high.v[l], rounding);
+struct Rounder {
+  EntryRounding rounding;
+  explicit Rounder(const EntryRounding& given) : rounding(given) {}
+  void Store(const PairSums& low, const PairSums& high, int8_t* entries) const {
+    for (int l = 0; l < 8; ++l) {
+      entries[l] = RoundEntry(low.v[l], rounding);
+      entries[8 + l] = RoundEntry(high.v[l], rounding);
+    }
   }
-}
+};
 
 inline void QuantizeEight(const float* x, float inverse_scale, float low, float high,
                           int16_t* codes) {
