@@ -50,11 +50,13 @@ test-kernels:
 	  echo "C++ tests of the kernels not run: GoogleTest is missing (Debian: libgtest-dev)"; \
 	fi
 
-# The same under the address and undefined-behaviour sanitizers.
+# The same under the sanitizers: of addresses and undefined behaviour, then of threads.
 test-sanitize:
-	cmake -S tflite_kernels --preset sanitize >/dev/null
-	cmake --build build/sanitize --parallel $(BUILD_JOBS)
-	ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+	for preset in sanitize thread-sanitize; do \
+	  cmake -S tflite_kernels --preset $$preset >/dev/null && \
+	  cmake --build build/$$preset --parallel $(BUILD_JOBS) && \
+	  ctest --test-dir build/$$preset --output-on-failure --no-tests=error || exit 1; \
+	done
 
 lint: setup
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ class LayoutCheck : public testing::Test {
   void SetUp() override {
     delegate_ = tflite_plugin_create_delegate(nullptr, nullptr, 0, nullptr);
     const float one = 1.0f;
-    const int constant = runtime_.AddTensor(kTfLiteFloat32, {1}, &one);
+    const int constant = runtime_.AddStored(kTfLiteFloat32, {1}, &one, sizeof(one));
     const int output = runtime_.AddTensor(kTfLiteFloat32, {1});
     runtime_.AddNode("KerasqBitplaneDense", {constant}, output, EncodeOptions({{"version", 1}}));
   }
