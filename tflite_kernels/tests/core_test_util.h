@@ -19,7 +19,8 @@ namespace kerasq {
 // The instruction sets this machine can run.
 inline std::vector<std::string> Isas() {
 #if defined(__x86_64__)
-  return {"scalar", "avx2"};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {"scalar", "avx2"};
+  return {"scalar"};
 #elif defined(__aarch64__)
   return {"scalar", "neon"};
 #else

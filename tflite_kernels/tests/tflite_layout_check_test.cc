@@ -1,5 +1,6 @@
 // Runtimes of another layout: each must be refused, and none must crash us.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <random>
 
@@ -120,6 +121,26 @@ TEST_F(LayoutCheck, RefusesThroughTheDelegateWithAMessage) {
 TEST_F(LayoutCheck, RefusesAConstantOfAnotherSize) {
   runtime_.tensors[0].bytes = 3;
   EXPECT_NE(CheckContext(&runtime_.context).message().find("a constant's size"), std::string::npos);
+}
+
+TEST_F(LayoutCheck, AcceptsASparseConstant) {
+  uint64_t sparsity[8] = {};
+  runtime_.tensors[0].bytes = 3;
+  runtime_.tensors[0].sparsity = reinterpret_cast<decltype(TfLiteTensor::sparsity)>(sparsity);
+  EXPECT_TRUE(CheckContext(&runtime_.context).ok());
+  const uintptr_t wild = 0x1234;
+  runtime_.tensors[0].sparsity = reinterpret_cast<decltype(TfLiteTensor::sparsity)>(wild);
+  EXPECT_NE(CheckContext(&runtime_.context).message().find("sparsity"), std::string::npos);
+}
+
+TEST_F(LayoutCheck, BlamesOpenFilesForAPipeThatCannotBeHad) {
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none = {0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const Status status = CheckContext(&runtime_.context);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_NE(status.message().find("too many files open"), std::string::npos) << status.message();
 }
 
 }  // namespace

@@ -31,6 +31,7 @@ class Probe {
     close(ends_[0]);
     close(ends_[1]);
   }
+  bool open() const { return open_; }
   Probe(const Probe&) = delete;
   Probe& operator=(const Probe&) = delete;
 
@@ -96,7 +97,11 @@ bool IsFunction(Function* pointer) {
   return search.found;
 }
 
-Status Unknown(const char* what) {
+// What could not be copied, or makes no sense.
+Status Unknown(const Probe& probe, const char* what) {
+  KERASQ_ENSURE(probe.open(),
+                "the process has too many files open to look at the runtime's structs through a "
+                "pipe: close some, or raise the limit (ulimit -n)");
   return Status::Error("this runtime has a layout that the library does not know (", what,
                        "): use ai-edge-litert 2.x or TensorFlow 2.18 to 2.21, or build kerasq with "
                        "KERASQ_TFLITE_INCLUDE_DIR set to the runtime's own headers");
@@ -106,31 +111,39 @@ Status CopyIntArray(const Probe& probe, const char* what, const TfLiteIntArray* 
                     std::vector<int>* values) {
   const int* address = reinterpret_cast<const int*>(array);  // the size, then the elements
   int size;
-  if (!probe.Copy(address, &size) || size < 0 || size > kMaxArray) return Unknown(what);
+  if (!probe.Copy(address, &size) || size < 0 || size > kMaxArray) return Unknown(probe, what);
   values->resize(size);
-  if (!probe.Copy(address + 1, size * sizeof(int), values->data())) return Unknown(what);
+  if (!probe.Copy(address + 1, size * sizeof(int), values->data())) return Unknown(probe, what);
   return Status::Ok();
 }
 
 // The file's tensors have a shape; one that an operator has added may still lack it.
 Status CheckTensor(const Probe& probe, const TfLiteTensor* address, bool from_file) {
   TfLiteTensor tensor;
-  if (!probe.Copy(address, &tensor)) return Unknown("a tensor");
-  if (static_cast<unsigned>(tensor.type) > 64) return Unknown("a tensor's type");
-  if (static_cast<unsigned>(tensor.allocation_type) > 16) return Unknown("a tensor's allocation");
-  if (tensor.name != nullptr && !probe.IsName(tensor.name)) return Unknown("a tensor's name");
+  if (!probe.Copy(address, &tensor)) return Unknown(probe, "a tensor");
+  if (static_cast<unsigned>(tensor.type) > 64) return Unknown(probe, "a tensor's type");
+  if (static_cast<unsigned>(tensor.allocation_type) > 16)
+    return Unknown(probe, "a tensor's allocation");
+  if (tensor.name != nullptr && !probe.IsName(tensor.name))
+    return Unknown(probe, "a tensor's name");
   if (tensor.dims == nullptr && !from_file) return Status::Ok();
   std::vector<int> shape;
   KERASQ_RETURN_IF_ERROR(CopyIntArray(probe, "a tensor's shape", tensor.dims, &shape));
-  if (shape.size() > kMaxRank) return Unknown("a tensor's rank");
+  if (shape.size() > kMaxRank) return Unknown(probe, "a tensor's rank");
   if (tensor.allocation_type != kTfLiteMmapRo || TypeBytes(tensor.type) == 0) return Status::Ok();
+  // One that the file stores without its zeros has fewer bytes than its shape.
+  char first;
+  if (tensor.sparsity != nullptr) {
+    const bool described = probe.Copy(reinterpret_cast<const char*>(tensor.sparsity), &first);
+    return described ? Status::Ok() : Unknown(probe, "a constant's sparsity");
+  }
   size_t bytes = TypeBytes(tensor.type);
   for (int size : shape) bytes *= static_cast<size_t>(size);
-  if (bytes != tensor.bytes) return Unknown("a constant's size");
+  if (bytes != tensor.bytes) return Unknown(probe, "a constant's size");
   char last;
   const bool readable =
       bytes == 0 || probe.Copy(static_cast<const char*>(tensor.data.data) + bytes - 1, 1, &last);
-  return readable ? Status::Ok() : Unknown("a constant's data");
+  return readable ? Status::Ok() : Unknown(probe, "a constant's data");
 }
 
 }  // namespace
@@ -138,13 +151,13 @@ Status CheckTensor(const Probe& probe, const TfLiteTensor* address, bool from_fi
 Status CheckContext(const TfLiteContext* context) {
   const Probe probe;
   TfLiteContext copy;
-  if (!probe.Copy(context, &copy)) return Unknown("the context");
-  if (copy.tensors_size > kMaxTensors) return Unknown("the number of tensors");
+  if (!probe.Copy(context, &copy)) return Unknown(probe, "the context");
+  if (copy.tensors_size > kMaxTensors) return Unknown(probe, "the number of tensors");
   if (!IsFunction(copy.GetExecutionPlan) || !IsFunction(copy.ResizeTensor) ||
       !IsFunction(copy.ReportError) || !IsFunction(copy.AddTensors) ||
       !IsFunction(copy.GetNodeAndRegistration) ||
       !IsFunction(copy.ReplaceNodeSubsetsWithDelegateKernels)) {
-    return Unknown("the context's functions");
+    return Unknown(probe, "the context's functions");
   }
   for (size_t i = 0; i < std::min(copy.tensors_size, kCheckedTensors); ++i) {
     KERASQ_RETURN_IF_ERROR(CheckTensor(probe, copy.tensors + i, i == 0));
@@ -158,7 +171,7 @@ Status CheckIntArray(const char* what, const TfLiteIntArray* array, int64_t low,
   KERASQ_RETURN_IF_ERROR(CopyIntArray(probe, what, array, &values));
   const bool within = std::all_of(values.begin(), values.end(),
                                   [=](int value) { return value >= low && value < high; });
-  return within ? Status::Ok() : Unknown(what);
+  return within ? Status::Ok() : Unknown(probe, what);
 }
 
 Status CheckNode(const TfLiteContext* context, const TfLiteNode* node,
@@ -166,12 +179,12 @@ Status CheckNode(const TfLiteContext* context, const TfLiteNode* node,
   const Probe probe;
   TfLiteNode node_copy;
   TfLiteRegistration registration_copy;
-  if (!probe.Copy(node, &node_copy)) return Unknown("a node");
-  if (!probe.Copy(registration, &registration_copy)) return Unknown("a registration");
+  if (!probe.Copy(node, &node_copy)) return Unknown(probe, "a node");
+  if (!probe.Copy(registration, &registration_copy)) return Unknown(probe, "a registration");
   const char* name = registration_copy.custom_name;
-  if (name != nullptr && !probe.IsName(name)) return Unknown("an operator's name");
+  if (name != nullptr && !probe.IsName(name)) return Unknown(probe, "an operator's name");
   if (static_cast<unsigned>(registration_copy.builtin_code) > 4096) {
-    return Unknown("an operator's code");
+    return Unknown(probe, "an operator's code");
   }
   // -1 stands for an optional tensor that is left out.
   const auto count = static_cast<int64_t>(context->tensors_size);
@@ -189,9 +202,10 @@ Status CheckNodeTensors(const TfLiteContext* context, const TfLiteNode* node) {
   }
   char last;
   const int size = node->custom_initial_data_size;
-  if (size < 0) return Unknown("a node's options");
+  if (size < 0) return Unknown(probe, "a node's options");
   const char* options = static_cast<const char*>(node->custom_initial_data);
-  if (size > 0 && !probe.Copy(options + size - 1, 1, &last)) return Unknown("a node's options");
+  if (size > 0 && !probe.Copy(options + size - 1, 1, &last))
+    return Unknown(probe, "a node's options");
   return Status::Ok();
 }
 
