@@ -123,6 +123,21 @@ TEST_F(LayoutCheck, RefusesAConstantOfAnotherSize) {
   EXPECT_NE(CheckContext(&runtime_.context).message().find("a constant's size"), std::string::npos);
 }
 
+TEST_F(LayoutCheck, RefusesAConstantThatIsNowhere) {
+  const uintptr_t wild = 0xfffffffffffffff8;
+  for (void* data : {static_cast<void*>(nullptr), reinterpret_cast<void*>(wild)}) {
+    runtime_.tensors[0].data.data = data;
+    EXPECT_NE(CheckContext(&runtime_.context).message().find("a constant's data"),
+              std::string::npos);
+  }
+}
+
+TEST_F(LayoutCheck, RefusesANameThatIsNowhere) {
+  const uintptr_t wild = 0xfffffffffffffff8;
+  runtime_.tensors[0].name = reinterpret_cast<const char*>(wild);
+  EXPECT_NE(CheckContext(&runtime_.context).message().find("a tensor's name"), std::string::npos);
+}
+
 TEST_F(LayoutCheck, AcceptsASparseConstant) {
   uint64_t sparsity[8] = {};
   runtime_.tensors[0].bytes = 3;

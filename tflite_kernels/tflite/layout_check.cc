@@ -36,7 +36,7 @@ class Probe {
   Probe& operator=(const Probe&) = delete;
 
   bool Copy(const void* source, size_t bytes, void* target) const {
-    const char* from = static_cast<const char*>(source);
+    const uintptr_t from = reinterpret_cast<uintptr_t>(source);  // may be null, or wild
     for (size_t done = 0; done < bytes;) {
       const size_t chunk = std::min(bytes - done, kChunk);
       // The bare call: sanitizers check the argument of write(), which may be wild on purpose.
@@ -53,17 +53,26 @@ class Probe {
     return reinterpret_cast<uintptr_t>(source) % alignof(T) == 0 && Copy(source, sizeof(T), target);
   }
 
+  // Whether the last of so many bytes can be read.
+  bool Reaches(const void* start, size_t bytes) const {
+    char last;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(start) + bytes;
+    return bytes == 0 || Copy(reinterpret_cast<const void*>(end - 1), 1, &last);
+  }
+
   // A name: printable, ended by zero, not endless.
   bool IsName(const char* text) const {
-    for (const char* end = text + kChunk; text < end;) {
+    uintptr_t at = reinterpret_cast<uintptr_t>(text);
+    for (size_t read = 0; read < kChunk;) {
       char chunk[64];  // up to a multiple of its size, so that it never leaves the page
-      const size_t bytes = sizeof(chunk) - reinterpret_cast<uintptr_t>(text) % sizeof(chunk);
-      if (!Copy(text, bytes, chunk)) return false;
+      const size_t bytes = sizeof(chunk) - at % sizeof(chunk);
+      if (!Copy(reinterpret_cast<const void*>(at), bytes, chunk)) return false;
       for (size_t i = 0; i < bytes; ++i) {
         if (chunk[i] == 0) return true;
         if (static_cast<unsigned char>(chunk[i]) < ' ') return false;
       }
-      text += bytes;
+      at += bytes;
+      read += bytes;
     }
     return false;
   }
@@ -132,18 +141,15 @@ Status CheckTensor(const Probe& probe, const TfLiteTensor* address, bool from_fi
   if (shape.size() > kMaxRank) return Unknown(probe, "a tensor's rank");
   if (tensor.allocation_type != kTfLiteMmapRo || TypeBytes(tensor.type) == 0) return Status::Ok();
   // One that the file stores without its zeros has fewer bytes than its shape.
-  char first;
   if (tensor.sparsity != nullptr) {
-    const bool described = probe.Copy(reinterpret_cast<const char*>(tensor.sparsity), &first);
-    return described ? Status::Ok() : Unknown(probe, "a constant's sparsity");
+    return probe.Reaches(tensor.sparsity, 1) ? Status::Ok()
+                                             : Unknown(probe, "a constant's sparsity");
   }
   size_t bytes = TypeBytes(tensor.type);
   for (int size : shape) bytes *= static_cast<size_t>(size);
   if (bytes != tensor.bytes) return Unknown(probe, "a constant's size");
-  char last;
-  const bool readable =
-      bytes == 0 || probe.Copy(static_cast<const char*>(tensor.data.data) + bytes - 1, 1, &last);
-  return readable ? Status::Ok() : Unknown(probe, "a constant's data");
+  if (!probe.Reaches(tensor.data.data, bytes)) return Unknown(probe, "a constant's data");
+  return Status::Ok();
 }
 
 }  // namespace
@@ -200,12 +206,10 @@ Status CheckNodeTensors(const TfLiteContext* context, const TfLiteNode* node) {
       KERASQ_RETURN_IF_ERROR(CheckTensor(probe, context->tensors + array->data[i], true));
     }
   }
-  char last;
   const int size = node->custom_initial_data_size;
-  if (size < 0) return Unknown(probe, "a node's options");
-  const char* options = static_cast<const char*>(node->custom_initial_data);
-  if (size > 0 && !probe.Copy(options + size - 1, 1, &last))
+  if (size < 0 || !probe.Reaches(node->custom_initial_data, size)) {
     return Unknown(probe, "a node's options");
+  }
   return Status::Ok();
 }
 
