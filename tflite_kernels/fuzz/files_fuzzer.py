@@ -1,6 +1,7 @@
 """Fuzzes whole ``.tflite`` files: damaged exports, run by a stock runtime with kerasq's delegate.
 
     PYTHONPATH=. python tflite_kernels/fuzz/files_fuzzer.py --library LIBRARY [--seconds N]
+    PYTHONPATH=. python tflite_kernels/fuzz/files_fuzzer.py --library LIBRARY --repeat FILE
 
 Files are mutated here and run in a child process, which a crash ends and a deadline, too. LIBRARY
 is built with the address sanitizer, whose runtime the child preloads: it sees what the operators
@@ -143,6 +144,16 @@ def fuzz(library: str, seconds: float, seed: int, out: Path) -> collections.Coun
     return counts
 
 
+def repeat(library: str, path: Path) -> int:
+    """Run one file, and print what becomes of it; 1 where it crashes or is slow."""
+    runner = Runner(library, path.with_suffix(".log"))
+    outcome = runner.run(path.read_bytes())
+    failed = outcome in ("crashed", "slow")
+    print(f"{path}: {outcome}", runner.report() if failed else "", sep="\n")
+    runner.close()
+    return int(failed)
+
+
 def main() -> int:
     """Fuzz as the command line says; 1 where kerasq's code is at fault."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -150,7 +161,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("build/fuzz/files"))
+    parser.add_argument("--repeat", type=Path, help="run this file alone, and print what it gives")
     arguments = parser.parse_args()
+    if arguments.repeat is not None:
+        return repeat(arguments.library, arguments.repeat)
     seed = int(time.time()) if arguments.seed is None else arguments.seed
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"files_fuzzer: seed {seed}, {arguments.seconds:g} s", flush=True)
