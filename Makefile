@@ -7,11 +7,12 @@ INSTALLED := $(VENV)/.installed
 KERNELS := $(shell find tflite_kernels -name '*.cc' -o -name '*.h' -o -name 'CMake*')
 DEMO_ARGS ?=
 BUILD_JOBS := $(shell nproc)
+FUZZ_SECONDS ?= 300
 # A file's tests run in one process: they share what is trained or compressed once.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: setup build demo test test-slow test-fast test-kernels test-sanitize lint format docs bench \
-        test-arm64 clean
+.PHONY: setup build demo test test-slow test-fast test-kernels test-sanitize fuzz lint format docs \
+        bench test-arm64 clean
 
 setup: $(INSTALLED)
 
@@ -50,11 +51,27 @@ test-kernels:
 	  echo "C++ tests of the kernels not run: GoogleTest is missing (Debian: libgtest-dev)"; \
 	fi
 
-# The same under the address and undefined-behaviour sanitizers.
+# The same under the sanitizers: of addresses and undefined behaviour, then of threads.
 test-sanitize:
+	for preset in sanitize thread-sanitize; do \
+	  cmake -S tflite_kernels --preset $$preset >/dev/null && \
+	  cmake --build build/$$preset --parallel $(BUILD_JOBS) && \
+	  ctest --test-dir build/$$preset --output-on-failure --no-tests=error || exit 1; \
+	done
+
+# Half of the seconds for the operators in a runtime of the tests (libFuzzer; Debian: clang-14
+# libclang-rt-14-dev), half for whole files in a stock runtime. What crashes is kept in build/fuzz.
+fuzz: setup
+	cmake -S tflite_kernels --preset fuzz >/dev/null
+	cmake --build build/fuzz --parallel $(BUILD_JOBS) --target operators_fuzzer
 	cmake -S tflite_kernels --preset sanitize >/dev/null
-	cmake --build build/sanitize --parallel $(BUILD_JOBS)
-	ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+	cmake --build build/sanitize --parallel $(BUILD_JOBS) --target kerasq_tflite
+	mkdir -p build/fuzz/corpus
+	build/fuzz/fuzz/operators_fuzzer -max_total_time=$$(($(FUZZ_SECONDS) / 2)) -max_len=512 \
+	  -timeout=20 -rss_limit_mb=2048 -print_funcs=0 -artifact_prefix=build/fuzz/ \
+	  build/fuzz/corpus tflite_kernels/fuzz/corpus
+	PYTHONPATH=. $(BIN)/python tflite_kernels/fuzz/files_fuzzer.py \
+	  --library build/sanitize/libkerasq_tflite.so --seconds $$(($(FUZZ_SECONDS) / 2))
 
 lint: setup
 	$(BIN)/ruff check .

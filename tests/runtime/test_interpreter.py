@@ -261,3 +261,19 @@ def test_methods_of_the_stock_interpreter(chain):
     assert list(interpreter.get_signature_list())
     with pytest.raises(AttributeError):
         interpreter.no_such_method()
+
+
+def test_constants_that_the_file_stores_without_their_zeros(rng):
+    weights = np.zeros((64, 32), np.float32)
+    weights[::16] = rng.standard_normal((4, 32))
+    dense = keras.layers.Dense(32)
+    model = models.sequential((64,), dense, models.bitplane_dense(rng, 32, 7))
+    dense.set_weights([weights, np.zeros(32, np.float32)])
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.allow_custom_ops = True
+    converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    with models.silent():
+        content = bytes(converter.convert())
+    assert any(tensor.sparsity is not None for tensor in models.File(content).graph.tensors)
+    x = rng.standard_normal((1, 64)).astype(np.float32)
+    assert_close(kerasq.Interpreter(model_content=content).predict(x), model(x).numpy())

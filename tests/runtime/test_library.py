@@ -1,10 +1,21 @@
+import re
+from pathlib import Path
+
 import pytest
 
+import kerasq
 from kerasq.runtime import library, library_path
+
+KERNELS = Path(__file__).parents[2] / "tflite_kernels"
 
 
 def test_the_package_has_a_library():
     assert library_path().endswith("libkerasq_tflite.so")
+
+
+def test_the_kernels_have_the_version_of_the_package():
+    project = re.search(r"project\(.* VERSION (\S+)", (KERNELS / "CMakeLists.txt").read_text())
+    assert project[1] == kerasq.__version__
 
 
 def test_missing_library_says_how_to_build(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 #include "core/checks.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/kernels.h"
@@ -12,6 +13,9 @@ namespace {
 constexpr int64_t kMaxProduct = int64_t{1} << 30;
 constexpr int kMaxByteSubvector = 512;  // a sum of 512 products of 255 and 128 is exact in float32
 constexpr int kMaxEntryShift = 24;
+constexpr int64_t kMaxSpan = int64_t{1} << 24;    // of a kernel, along one axis
+constexpr int64_t kMaxPacked = int64_t{1} << 30;  // bytes of planes, or of indices, in memory
+constexpr int64_t kMaxElements = kMaxPacked / 4;  // floats of codebooks
 
 // The product of positive sizes, or kMaxProduct + 1 where it is larger than kMaxProduct.
 int64_t Product(std::initializer_list<int64_t> sizes) {
@@ -37,6 +41,19 @@ std::string CheckBasis(const ConvGeometry& g, const BitplaneWeights& w) {
            std::to_string(w.bias_size);
   }
   return "";
+}
+
+// Output channels, those of a group rounded up to a multiple.
+int64_t Lanes(const ConvGeometry& g, int multiple) {
+  return static_cast<int64_t>(g.groups) * CeilDiv(g.group_out(), multiple) * multiple;
+}
+
+// In memory, outputs of a group are padded to 16, and inputs of a tap to 64 bits.
+std::string CheckPackedPlanes(const ConvGeometry& g, int planes) {
+  const int64_t row = static_cast<int64_t>(g.taps()) * CeilDiv(g.group_in(), 64) * 8;
+  if (Lanes(g, 16) * planes <= kMaxPacked / row) return "";
+  return "its planes take more than 1 GiB, with the outputs of a group rounded up to a multiple of "
+         "16, and its inputs of 64: too many to pack into memory";
 }
 
 std::string CheckInputPlanes(const ConvGeometry& g, const BitplaneWeights& w) {
@@ -81,10 +98,12 @@ std::string CheckGeometry(const ConvGeometry& g) {
            " input and " + std::to_string(g.out_c) + " output channels";
   }
   // Counts of an output are kept in 32 bits, and so are positions in a kernel.
-  if (Product({g.kernel_h, g.kernel_w, g.group_in()}) > kMaxProduct ||
-      Product({g.kernel_h, g.dilation_h}) > kMaxProduct ||
-      Product({g.kernel_w, g.dilation_w}) > kMaxProduct) {
+  if (Product({g.kernel_h, g.kernel_w, g.group_in()}) > kMaxProduct) {
     return "a kernel of more than 2^30 elements an output channel";
+  }
+  if (Product({g.kernel_h, g.dilation_h}) > kMaxSpan ||
+      Product({g.kernel_w, g.dilation_w}) > kMaxSpan) {
+    return "a kernel that spans more than 2^24 positions";
   }
   if (Product({g.kernel_h, g.kernel_w, g.group_in(), g.out_c}) > kMaxProduct) {
     return "more than 2^30 weights";
@@ -102,8 +121,9 @@ std::string CheckBitplane(const ConvGeometry& g, const BitplaneWeights& w) {
   if (w.pad_value != 0 && w.pad_value != 1) {
     return "pad_value must be 0 or 1, not " + std::to_string(w.pad_value);
   }
-  const std::string basis = CheckBasis(g, w);
-  if (!basis.empty() || w.input_planes == 0) return basis;
+  std::string wrong = CheckBasis(g, w);
+  if (wrong.empty()) wrong = CheckPackedPlanes(g, w.weight_planes);
+  if (!wrong.empty() || w.input_planes == 0) return wrong;
   return CheckInputPlanes(g, w);
 }
 
@@ -128,8 +148,13 @@ std::string CheckCodebook(const ConvGeometry& g, const CodebookWeights& w) {
   if (w.codebooks != 1 && w.codebooks != w.subspaces) {
     return "there must be 1 codebook or one a sub-space, not " + std::to_string(w.codebooks);
   }
-  if (Product({w.codebooks, w.codewords, w.subvector}) > kMaxProduct) {
-    return "more than 2^30 elements in the codebooks";
+  // In memory, a codebook has a column for 16 codewords at least, and outputs are padded to 8.
+  if (Product({w.codebooks, std::max(w.codewords, 16), w.subvector}) > kMaxElements) {
+    return "more than 2^28 elements in the codebooks";
+  }
+  const int64_t row = static_cast<int64_t>(w.by_channel ? 1 : g.taps()) * w.subspaces;
+  if (Lanes(g, 8) > kMaxPacked / row) {
+    return "more than 2^30 indices, with the outputs of a group rounded up to a multiple of 8";
   }
   return CheckOutput(g, w.multiplier_size, w.bias_size);
 }

@@ -48,17 +48,17 @@ struct Position {
 void FindPixels(const ConvGeometry& g, const float* input, Position* position, const float* padding,
                 const float** pixels) {
   for (int p = 0; p < kGemmRows; ++p, position->Next(g)) {
-    const float* image = input + static_cast<int64_t>(position->image) * g.in_h * g.in_w * g.in_c;
     const bool exists = position->image < g.batch;
+    const int64_t image = static_cast<int64_t>(position->image) * g.in_h;  // its first row
     const float** target = pixels + p;
     int y = position->y * g.stride_h - g.pad_top;
     for (int ky = 0; ky < g.kernel_h; ++ky, y += g.dilation_h) {
-      const float* row = image + static_cast<int64_t>(y) * g.in_w * g.in_c;
       const bool in_rows = exists && y >= 0 && y < g.in_h;
+      const int64_t row = (image + y) * g.in_w;
       int x = position->x * g.stride_w - g.pad_left;
       for (int kx = 0; kx < g.kernel_w; ++kx, x += g.dilation_w, target += kGemmRows) {
         const bool inside = in_rows && x >= 0 && x < g.in_w;
-        *target = inside ? row + static_cast<int64_t>(x) * g.in_c : padding;
+        *target = inside ? input + (row + x) * g.in_c : padding;
       }
     }
   }

@@ -62,6 +62,26 @@ TEST(Checks, ProductsThatOverflow) {
   EXPECT_NE(CheckCodebook(g, book.w), "");
 }
 
+// One output a group: what is padded is many times what the file holds.
+TEST(Checks, WeightsThatDoNotFitIntoMemory) {
+  ConvGeometry g = kPlain;
+  g.groups = g.out_c = 1 << 20;
+  g.in_c = 2 * g.groups;
+  g.kernel_h = g.kernel_w = 3;
+  EXPECT_EQ(CheckGeometry(g), "");
+  const float one = 1.0f;
+  BitplaneWeights w{};
+  w.weight_planes = w.basis_rows = w.basis_cols = w.bias_size = 1;
+  w.basis = w.bias = &one;
+  EXPECT_NE(CheckBitplane(g, w).find("more than 1 GiB"), std::string::npos);
+  SmallCodebook book;
+  book.w.subvector = 1;
+  book.w.codebooks = book.w.subspaces = 2;
+  EXPECT_EQ(CheckCodebook(g, book.w), "");
+  g.kernel_h = g.kernel_w = 10;
+  EXPECT_NE(CheckCodebook(g, book.w).find("more than 2^30 indices"), std::string::npos);
+}
+
 TEST(Checks, SizesThatFitNoChannel) {
   SmallCodebook book;
   EXPECT_EQ(CheckCodebook(kPlain, book.w), "");

@@ -1,3 +1,5 @@
+#include <gtest/gtest.h>
+
 #include "core/huffman.h"
 #include "core_huffman_test_util.h"
 

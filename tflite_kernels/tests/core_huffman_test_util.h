@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/huffman.h"
-#include "core_test_util.h"
+#include "tests/random.h"
 
 namespace kerasq {
 

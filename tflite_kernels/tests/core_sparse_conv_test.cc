@@ -1,5 +1,6 @@
 #include "core/reference.h"
 #include "core_huffman_test_util.h"
+#include "core_test_util.h"
 
 namespace kerasq {
 namespace {

@@ -1,4 +1,4 @@
-// Random geometries, weights and inputs, and the comparison with the reference.
+// Random geometries, and the comparison with the reference.
 #ifndef KERASQ_TESTS_CORE_TEST_UTIL_H_
 #define KERASQ_TESTS_CORE_TEST_UTIL_H_
 
@@ -7,45 +7,26 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "core/operators.h"
 #include "core/values.h"
+#include "tests/random.h"
 
 namespace kerasq {
 
 // The instruction sets this machine can run.
 inline std::vector<std::string> Isas() {
 #if defined(__x86_64__)
-  return {"scalar", "avx2"};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {"scalar", "avx2"};
+  return {"scalar"};
 #elif defined(__aarch64__)
   return {"scalar", "neon"};
 #else
   return {"scalar"};
 #endif
 }
-
-class Random {
- public:
-  explicit Random(unsigned seed) : engine_(seed) {}
-  int Int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(engine_); }
-  float Float() { return std::normal_distribution<float>()(engine_); }
-  std::vector<float> Floats(size_t n) {
-    std::vector<float> values(n);
-    for (float& v : values) v = Float();
-    return values;
-  }
-  std::vector<uint8_t> Bytes(size_t n) {
-    std::vector<uint8_t> values(n);
-    for (uint8_t& v : values) v = static_cast<uint8_t>(Int(0, 255));
-    return values;
-  }
-
- private:
-  std::mt19937 engine_;
-};
 
 // Output size and leading padding as TensorFlow's SAME gives them.
 inline void SamePadding(int in, int kernel, int stride, int dilation, int* out, int* before) {

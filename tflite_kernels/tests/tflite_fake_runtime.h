@@ -9,6 +9,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -73,38 +74,50 @@ class FakeRuntime {
   FakeRuntime(const FakeRuntime&) = delete;
   FakeRuntime& operator=(const FakeRuntime&) = delete;
 
-  // Add a tensor; with bytes it is a constant of the file.
-  int AddTensor(TfLiteType type, const std::vector<int>& shape, const void* data = nullptr) {
+  // Add a tensor that is computed.
+  int AddTensor(TfLiteType type, const std::vector<int>& shape) {
     TfLiteTensor tensor = {};
     tensor.type = type;
     tensor.name = "layer";
+    tensor.allocation_type = kTfLiteArenaRw;
     tensors.push_back(tensor);
-    memory.emplace_back();
+    memory.emplace_back(nullptr, std::free);
     Refresh();
-    Resize(static_cast<int>(tensors.size()) - 1, shape);
-    if (data != nullptr) {
-      TfLiteTensor& added = tensors.back();
-      added.allocation_type = kTfLiteMmapRo;
-      std::memcpy(added.data.data, data, added.bytes);
-    } else {
-      tensors.back().allocation_type = kTfLiteArenaRw;
-    }
-    return static_cast<int>(tensors.size()) - 1;
+    const int index = static_cast<int>(tensors.size()) - 1;
+    Resize(index, shape);
+    return index;
+  }
+
+  // Add a constant of the file, whose bytes need not fit its shape.
+  int AddStored(TfLiteType type, const std::vector<int>& shape, const void* data, size_t bytes) {
+    const int index = AddTensor(kTfLiteUInt8, {static_cast<int>(bytes)});
+    TfLiteTensor& tensor = tensors[index];
+    if (bytes > 0) std::memcpy(tensor.data.data, data, bytes);
+    std::free(tensor.dims);
+    tensor.dims = NewIntArray(shape);
+    tensor.type = type;
+    tensor.allocation_type = kTfLiteMmapRo;
+    return index;
   }
 
   template <typename T>
   int AddConstant(TfLiteType type, const std::vector<int>& shape, const std::vector<T>& values) {
-    return AddTensor(type, shape, values.data());
+    return AddStored(type, shape, values.data(), values.size() * sizeof(T));
   }
 
-  void Resize(int index, const std::vector<int>& shape) {
+  // Whether there is memory for that shape; without, the tensor has none.
+  bool Resize(int index, const std::vector<int>& shape) {
     TfLiteTensor& tensor = tensors[index];
     std::free(tensor.dims);
     tensor.dims = NewIntArray(shape);
-    tensor.bytes = TypeBytes(tensor.type);
-    for (int size : shape) tensor.bytes *= size;
-    memory[index].assign(tensor.bytes / 8 + 1, 0);
-    tensor.data.data = memory[index].data();
+    double bytes = static_cast<double>(TypeBytes(tensor.type));
+    for (int size : shape) bytes *= size;
+    const bool fits = bytes >= 0 && bytes <= largest;
+    tensor.bytes = fits ? static_cast<size_t>(bytes) : 0;
+    // Just its size, so that a sanitizer sees any access beyond it.
+    memory[index].reset(fits ? std::calloc(tensor.bytes, 1) : nullptr);
+    tensor.data.data = memory[index].get();
+    return fits;
   }
 
   // Add an operator of the file to the execution plan.
@@ -146,10 +159,11 @@ class FakeRuntime {
 
   TfLiteContext context;
   std::vector<TfLiteTensor> tensors;
-  std::deque<std::vector<uint64_t>> memory;
+  std::deque<std::unique_ptr<void, decltype(&std::free)>> memory;
   std::deque<Node> nodes;
   std::string errors;
-  int refused = -1;  // a tensor that ResizeTensor cannot allocate
+  int refused = -1;          // a tensor that ResizeTensor cannot allocate
+  double largest = 1 << 28;  // bytes of a tensor that it can
 
  private:
   using Callback = TfLiteStatus (*)(TfLiteContext*, TfLiteNode*);
@@ -188,8 +202,7 @@ class FakeRuntime {
     const std::vector<int> shape(size->data, size->data + size->size);
     std::free(size);
     if (index == runtime.refused) return kTfLiteError;
-    runtime.Resize(index, shape);
-    return kTfLiteOk;
+    return runtime.Resize(index, shape) ? kTfLiteOk : kTfLiteError;
   }
 
   static void ReportError(TfLiteContext* context, const char* format, ...) {

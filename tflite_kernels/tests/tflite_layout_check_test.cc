@@ -1,5 +1,6 @@
 // Runtimes of another layout: each must be refused, and none must crash us.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <random>
 
@@ -20,7 +21,7 @@ class LayoutCheck : public testing::Test {
   void SetUp() override {
     delegate_ = tflite_plugin_create_delegate(nullptr, nullptr, 0, nullptr);
     const float one = 1.0f;
-    const int constant = runtime_.AddTensor(kTfLiteFloat32, {1}, &one);
+    const int constant = runtime_.AddStored(kTfLiteFloat32, {1}, &one, sizeof(one));
     const int output = runtime_.AddTensor(kTfLiteFloat32, {1});
     runtime_.AddNode("KerasqBitplaneDense", {constant}, output, EncodeOptions({{"version", 1}}));
   }
@@ -120,6 +121,41 @@ TEST_F(LayoutCheck, RefusesThroughTheDelegateWithAMessage) {
 TEST_F(LayoutCheck, RefusesAConstantOfAnotherSize) {
   runtime_.tensors[0].bytes = 3;
   EXPECT_NE(CheckContext(&runtime_.context).message().find("a constant's size"), std::string::npos);
+}
+
+TEST_F(LayoutCheck, RefusesAConstantThatIsNowhere) {
+  const uintptr_t wild = 0xfffffffffffffff8;
+  for (void* data : {static_cast<void*>(nullptr), reinterpret_cast<void*>(wild)}) {
+    runtime_.tensors[0].data.data = data;
+    EXPECT_NE(CheckContext(&runtime_.context).message().find("a constant's data"),
+              std::string::npos);
+  }
+}
+
+TEST_F(LayoutCheck, RefusesANameThatIsNowhere) {
+  const uintptr_t wild = 0xfffffffffffffff8;
+  runtime_.tensors[0].name = reinterpret_cast<const char*>(wild);
+  EXPECT_NE(CheckContext(&runtime_.context).message().find("a tensor's name"), std::string::npos);
+}
+
+TEST_F(LayoutCheck, AcceptsASparseConstant) {
+  uint64_t sparsity[8] = {};
+  runtime_.tensors[0].bytes = 3;
+  runtime_.tensors[0].sparsity = reinterpret_cast<decltype(TfLiteTensor::sparsity)>(sparsity);
+  EXPECT_TRUE(CheckContext(&runtime_.context).ok());
+  const uintptr_t wild = 0x1234;
+  runtime_.tensors[0].sparsity = reinterpret_cast<decltype(TfLiteTensor::sparsity)>(wild);
+  EXPECT_NE(CheckContext(&runtime_.context).message().find("sparsity"), std::string::npos);
+}
+
+TEST_F(LayoutCheck, BlamesOpenFilesForAPipeThatCannotBeHad) {
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none = {0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const Status status = CheckContext(&runtime_.context);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_NE(status.message().find("too many files open"), std::string::npos) << status.message();
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 // The operators through the runtime's callbacks, against the references of core.
+#include "kerasq/tflite_operators.h"
+
 #include <functional>
 #include <tuple>
 
 #include "tests/failing_new.h"
 #include "tests/tflite_operator_cases.h"
-#include "tflite/register.h"
 
 namespace kerasq {
 namespace {

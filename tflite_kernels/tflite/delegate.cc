@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "tflite/conv_op.h"
+#include "tflite/export.h"
 #include "tflite/kernel.h"
 #include "tflite/layout_check.h"
 #include "tflite/profile.h"
-#include "tflite/register.h"
 #include "tflite/tensors.h"
 
 namespace kerasq {

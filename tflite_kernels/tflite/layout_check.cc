@@ -31,11 +31,12 @@ class Probe {
     close(ends_[0]);
     close(ends_[1]);
   }
+  bool open() const { return open_; }
   Probe(const Probe&) = delete;
   Probe& operator=(const Probe&) = delete;
 
   bool Copy(const void* source, size_t bytes, void* target) const {
-    const char* from = static_cast<const char*>(source);
+    const uintptr_t from = reinterpret_cast<uintptr_t>(source);  // may be null, or wild
     for (size_t done = 0; done < bytes;) {
       const size_t chunk = std::min(bytes - done, kChunk);
       // The bare call: sanitizers check the argument of write(), which may be wild on purpose.
@@ -52,17 +53,26 @@ class Probe {
     return reinterpret_cast<uintptr_t>(source) % alignof(T) == 0 && Copy(source, sizeof(T), target);
   }
 
+  // Whether the last of so many bytes can be read.
+  bool Reaches(const void* start, size_t bytes) const {
+    char last;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(start) + bytes;
+    return bytes == 0 || Copy(reinterpret_cast<const void*>(end - 1), 1, &last);
+  }
+
   // A name: printable, ended by zero, not endless.
   bool IsName(const char* text) const {
-    for (const char* end = text + kChunk; text < end;) {
+    uintptr_t at = reinterpret_cast<uintptr_t>(text);
+    for (size_t read = 0; read < kChunk;) {
       char chunk[64];  // up to a multiple of its size, so that it never leaves the page
-      const size_t bytes = sizeof(chunk) - reinterpret_cast<uintptr_t>(text) % sizeof(chunk);
-      if (!Copy(text, bytes, chunk)) return false;
+      const size_t bytes = sizeof(chunk) - at % sizeof(chunk);
+      if (!Copy(reinterpret_cast<const void*>(at), bytes, chunk)) return false;
       for (size_t i = 0; i < bytes; ++i) {
         if (chunk[i] == 0) return true;
         if (static_cast<unsigned char>(chunk[i]) < ' ') return false;
       }
-      text += bytes;
+      at += bytes;
+      read += bytes;
     }
     return false;
   }
@@ -96,7 +106,11 @@ bool IsFunction(Function* pointer) {
   return search.found;
 }
 
-Status Unknown(const char* what) {
+// What could not be copied, or makes no sense.
+Status Unknown(const Probe& probe, const char* what) {
+  KERASQ_ENSURE(probe.open(),
+                "the process has too many files open to look at the runtime's structs through a "
+                "pipe: close some, or raise the limit (ulimit -n)");
   return Status::Error("this runtime has a layout that the library does not know (", what,
                        "): use ai-edge-litert 2.x or TensorFlow 2.18 to 2.21, or build kerasq with "
                        "KERASQ_TFLITE_INCLUDE_DIR set to the runtime's own headers");
@@ -106,31 +120,36 @@ Status CopyIntArray(const Probe& probe, const char* what, const TfLiteIntArray* 
                     std::vector<int>* values) {
   const int* address = reinterpret_cast<const int*>(array);  // the size, then the elements
   int size;
-  if (!probe.Copy(address, &size) || size < 0 || size > kMaxArray) return Unknown(what);
+  if (!probe.Copy(address, &size) || size < 0 || size > kMaxArray) return Unknown(probe, what);
   values->resize(size);
-  if (!probe.Copy(address + 1, size * sizeof(int), values->data())) return Unknown(what);
+  if (!probe.Copy(address + 1, size * sizeof(int), values->data())) return Unknown(probe, what);
   return Status::Ok();
 }
 
 // The file's tensors have a shape; one that an operator has added may still lack it.
 Status CheckTensor(const Probe& probe, const TfLiteTensor* address, bool from_file) {
   TfLiteTensor tensor;
-  if (!probe.Copy(address, &tensor)) return Unknown("a tensor");
-  if (static_cast<unsigned>(tensor.type) > 64) return Unknown("a tensor's type");
-  if (static_cast<unsigned>(tensor.allocation_type) > 16) return Unknown("a tensor's allocation");
-  if (tensor.name != nullptr && !probe.IsName(tensor.name)) return Unknown("a tensor's name");
+  if (!probe.Copy(address, &tensor)) return Unknown(probe, "a tensor");
+  if (static_cast<unsigned>(tensor.type) > 64) return Unknown(probe, "a tensor's type");
+  if (static_cast<unsigned>(tensor.allocation_type) > 16)
+    return Unknown(probe, "a tensor's allocation");
+  if (tensor.name != nullptr && !probe.IsName(tensor.name))
+    return Unknown(probe, "a tensor's name");
   if (tensor.dims == nullptr && !from_file) return Status::Ok();
   std::vector<int> shape;
   KERASQ_RETURN_IF_ERROR(CopyIntArray(probe, "a tensor's shape", tensor.dims, &shape));
-  if (shape.size() > kMaxRank) return Unknown("a tensor's rank");
+  if (shape.size() > kMaxRank) return Unknown(probe, "a tensor's rank");
   if (tensor.allocation_type != kTfLiteMmapRo || TypeBytes(tensor.type) == 0) return Status::Ok();
+  // One that the file stores without its zeros has fewer bytes than its shape.
+  if (tensor.sparsity != nullptr) {
+    return probe.Reaches(tensor.sparsity, 1) ? Status::Ok()
+                                             : Unknown(probe, "a constant's sparsity");
+  }
   size_t bytes = TypeBytes(tensor.type);
   for (int size : shape) bytes *= static_cast<size_t>(size);
-  if (bytes != tensor.bytes) return Unknown("a constant's size");
-  char last;
-  const bool readable =
-      bytes == 0 || probe.Copy(static_cast<const char*>(tensor.data.data) + bytes - 1, 1, &last);
-  return readable ? Status::Ok() : Unknown("a constant's data");
+  if (bytes != tensor.bytes) return Unknown(probe, "a constant's size");
+  if (!probe.Reaches(tensor.data.data, bytes)) return Unknown(probe, "a constant's data");
+  return Status::Ok();
 }
 
 }  // namespace
@@ -138,13 +157,13 @@ Status CheckTensor(const Probe& probe, const TfLiteTensor* address, bool from_fi
 Status CheckContext(const TfLiteContext* context) {
   const Probe probe;
   TfLiteContext copy;
-  if (!probe.Copy(context, &copy)) return Unknown("the context");
-  if (copy.tensors_size > kMaxTensors) return Unknown("the number of tensors");
+  if (!probe.Copy(context, &copy)) return Unknown(probe, "the context");
+  if (copy.tensors_size > kMaxTensors) return Unknown(probe, "the number of tensors");
   if (!IsFunction(copy.GetExecutionPlan) || !IsFunction(copy.ResizeTensor) ||
       !IsFunction(copy.ReportError) || !IsFunction(copy.AddTensors) ||
       !IsFunction(copy.GetNodeAndRegistration) ||
       !IsFunction(copy.ReplaceNodeSubsetsWithDelegateKernels)) {
-    return Unknown("the context's functions");
+    return Unknown(probe, "the context's functions");
   }
   for (size_t i = 0; i < std::min(copy.tensors_size, kCheckedTensors); ++i) {
     KERASQ_RETURN_IF_ERROR(CheckTensor(probe, copy.tensors + i, i == 0));
@@ -158,7 +177,7 @@ Status CheckIntArray(const char* what, const TfLiteIntArray* array, int64_t low,
   KERASQ_RETURN_IF_ERROR(CopyIntArray(probe, what, array, &values));
   const bool within = std::all_of(values.begin(), values.end(),
                                   [=](int value) { return value >= low && value < high; });
-  return within ? Status::Ok() : Unknown(what);
+  return within ? Status::Ok() : Unknown(probe, what);
 }
 
 Status CheckNode(const TfLiteContext* context, const TfLiteNode* node,
@@ -166,12 +185,12 @@ Status CheckNode(const TfLiteContext* context, const TfLiteNode* node,
   const Probe probe;
   TfLiteNode node_copy;
   TfLiteRegistration registration_copy;
-  if (!probe.Copy(node, &node_copy)) return Unknown("a node");
-  if (!probe.Copy(registration, &registration_copy)) return Unknown("a registration");
+  if (!probe.Copy(node, &node_copy)) return Unknown(probe, "a node");
+  if (!probe.Copy(registration, &registration_copy)) return Unknown(probe, "a registration");
   const char* name = registration_copy.custom_name;
-  if (name != nullptr && !probe.IsName(name)) return Unknown("an operator's name");
+  if (name != nullptr && !probe.IsName(name)) return Unknown(probe, "an operator's name");
   if (static_cast<unsigned>(registration_copy.builtin_code) > 4096) {
-    return Unknown("an operator's code");
+    return Unknown(probe, "an operator's code");
   }
   // -1 stands for an optional tensor that is left out.
   const auto count = static_cast<int64_t>(context->tensors_size);
@@ -187,11 +206,10 @@ Status CheckNodeTensors(const TfLiteContext* context, const TfLiteNode* node) {
       KERASQ_RETURN_IF_ERROR(CheckTensor(probe, context->tensors + array->data[i], true));
     }
   }
-  char last;
   const int size = node->custom_initial_data_size;
-  if (size < 0) return Unknown("a node's options");
-  const char* options = static_cast<const char*>(node->custom_initial_data);
-  if (size > 0 && !probe.Copy(options + size - 1, 1, &last)) return Unknown("a node's options");
+  if (size < 0 || !probe.Reaches(node->custom_initial_data, size)) {
+    return Unknown(probe, "a node's options");
+  }
   return Status::Ok();
 }
 

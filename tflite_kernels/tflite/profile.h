@@ -10,7 +10,7 @@
 #include <mutex>
 #include <string>
 
-#include "tflite/register.h"
+#include "tflite/export.h"
 #include "tflite/tflite_c_api.h"
 
 extern "C" {

@@ -1,9 +1,9 @@
-#include "tflite/register.h"
-
 #include <memory>
 #include <utility>
 
+#include "kerasq/tflite_operators.h"
 #include "tflite/conv_op.h"
+#include "tflite/export.h"
 #include "tflite/kernel.h"
 
 namespace kerasq {
@@ -57,24 +57,30 @@ TfLiteRegistration* Registration() {
 }  // namespace
 }  // namespace kerasq
 
-TfLiteRegistration* KerasqRegister_BITPLANE_CONV_2D() {
+extern "C" {
+
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_CONV_2D() {
   return kerasq::Registration<kerasq::kBitplaneConv2D>();
 }
-TfLiteRegistration* KerasqRegister_BITPLANE_DENSE() {
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_DENSE() {
   return kerasq::Registration<kerasq::kBitplaneDense>();
 }
-TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D() {
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D() {
   return kerasq::Registration<kerasq::kCodebookConv2D>();
 }
-TfLiteRegistration* KerasqRegister_CODEBOOK_DENSE() {
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_CODEBOOK_DENSE() {
   return kerasq::Registration<kerasq::kCodebookDense>();
 }
-TfLiteRegistration* KerasqRegister_SPARSE_CONV_2D() {
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_SPARSE_CONV_2D() {
   return kerasq::Registration<kerasq::kSparseConv2D>();
 }
-TfLiteRegistration* KerasqRegister_SPARSE_DENSE() {
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_SPARSE_DENSE() {
   return kerasq::Registration<kerasq::kSparseDense>();
 }
-TfLiteRegistration* KerasqRegister_HASHED_DENSE() {
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_HASHED_DENSE() {
   return kerasq::Registration<kerasq::kHashedDense>();
 }
+
+const char* KerasqVersion() { return KERASQ_VERSION; }
+
+}  // extern "C"
