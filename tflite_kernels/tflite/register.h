@@ -11,6 +11,8 @@ extern "C" {
 
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_CONV_2D();
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_DENSE();
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPACK();
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPACK_MAX_POOL_2D();
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D();
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_CODEBOOK_DENSE();
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_SPARSE_CONV_2D();
