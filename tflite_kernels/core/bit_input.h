@@ -1,4 +1,4 @@
-// The input of a convolution of bit planes, packed so that every tap begins a 64-bit word.
+// The input of a convolution of bit planes, packed so that every tap begins a byte.
 #ifndef KERASQ_CORE_BIT_INPUT_H_
 #define KERASQ_CORE_BIT_INPUT_H_
 
@@ -10,35 +10,37 @@
 
 namespace kerasq {
 
-// Pixels are [group][plane][tap_words]; unused bits are 0.
+// Pixels are [group][plane][tap_bytes]; unused bits are 0.
 class BitInput {
  public:
   BitInput(const ConvGeometry& geometry, const BitplaneWeights& weights);
 
-  int tap_words() const { return tap_words_; }
-  int64_t pixel_words() const { return pixel_words_; }
-  // Words that a whole input takes.
-  int64_t Words(const ConvGeometry& g) const { return pixel_words_ * g.batch * g.in_h * g.in_w; }
+  int tap_bytes() const { return tap_bytes_; }
+  int64_t group_bytes() const { return int64_t{weights_.input_planes} * tap_bytes_; }
+  // From one pixel to the next.
+  int64_t pixel_bytes() const { return in_place_ ? row_bytes_ : groups_ * group_bytes(); }
+  // What Pack writes.
+  int64_t ScratchBytes(const ConvGeometry& geometry) const;
 
-  // Pack floats or bits into `words`. Bits that lie so already are not moved.
-  const uint64_t* Pack(const ConvGeometry& geometry, const void* input, uint64_t* words,
-                       ThreadPool* pool) const;
+  // Pack floats or bits into `scratch`. Bits that lie so already are not moved.
+  const uint8_t* Pack(const ConvGeometry& geometry, const void* input, uint8_t* scratch,
+                      ThreadPool* pool) const;
 
   // What a padded tap reads of a group.
-  const uint64_t* padding(int group) const { return padding_.data() + group * group_words(); }
-  int64_t group_words() const { return static_cast<int64_t>(weights_.input_planes) * tap_words_; }
+  const uint8_t* padding(int group) const { return padding_.data() + group * group_bytes(); }
 
  private:
-  void PackFloats(const ConvGeometry& g, const float* x, uint64_t* words) const;
-  void PackBits(const ConvGeometry& g, const int32_t* bits, uint64_t* words) const;
-  void Relabel(int depth, uint64_t* words) const;
+  void PackFloats(const ConvGeometry& g, const float* x, uint8_t* bits) const;
+  void PackBits(const ConvGeometry& g, const int32_t* words, uint8_t* bits) const;
+  void Relabel(int depth, uint8_t* bits) const;
 
   const Kernels& kernels_;
   const BitplaneWeights weights_;
-  const int tap_words_;
-  const int64_t pixel_words_;
+  const int groups_, tap_bytes_;
+  const int64_t row_bytes_;  // of a pixel of words
+  const bool in_place_;
   std::vector<float> direction_, thresholds_;  // [in_c], of one plane
-  std::vector<uint64_t> padding_;              // a pixel of ones with pad_value 1, of zeros else
+  std::vector<uint8_t> padding_;               // a pixel of ones with pad_value 1, of zeros else
 };
 
 }  // namespace kerasq

@@ -1,6 +1,5 @@
 // Floats to bits, and the maximum of bits in a window.
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -11,8 +10,6 @@
 
 namespace kerasq {
 namespace {
-
-constexpr int kWords64 = 2;  // of 32 channels, in what pack_signs writes at once
 
 class Bitpack : public ConvOperator {
  public:
@@ -40,14 +37,9 @@ class Bitpack : public ConvOperator {
 
  private:
   void PackPixel(int channels, const float* x, int32_t* words) const {
-    const int count = BitWords(channels);
-    for (int i = 0; i < count; i += kWords64) {
-      const int first = i * kWordChannels;
-      uint64_t bits;
-      kernels_.pack_signs(x + first, direction_.data() + first, thresholds_.data() + first,
-                          std::min(kWords64 * kWordChannels, channels - first), &bits);
-      std::memcpy(words + i, &bits, sizeof(*words) * std::min(kWords64, count - i));
-    }
+    words[BitWords(channels) - 1] = 0;  // the bytes past the channels
+    kernels_.pack_signs(x, direction_.data(), thresholds_.data(), channels,
+                        reinterpret_cast<uint8_t*>(words));
   }
 
   const Kernels& kernels_;

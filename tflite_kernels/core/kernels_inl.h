@@ -1,39 +1,80 @@
 // The microkernels, written once over the vectors of simd.h.
 // Included by one file per instruction set, inside its own unnamed namespace.
 
-constexpr int kWordsPerWiden = 31;  // a byte gains at most 8 a word
+constexpr int kBytesPerWiden = 31;  // a counter of 8 bits gains at most 8 a byte
 
 void PackSigns(const float* x, const float* direction, const float* thresholds, int n,
-               uint64_t* words) {
+               uint8_t* bits) {
   int c = 0;
-  for (; c + 64 <= n; c += 64) {
-    uint64_t word = 0;
-    for (int i = 0; i < 64; i += 8) {
-      const uint64_t mask = ReachMask(x + c + i, direction + c + i, thresholds + c + i);
-      word |= mask << i;
-    }
-    *words++ = word;
+  for (; c + 8 <= n; c += 8) {
+    *bits++ = static_cast<uint8_t>(ReachMask(x + c, direction + c, thresholds + c));
   }
   if (c == n) return;
-  uint64_t word = 0;
+  unsigned byte = 0;
   for (int i = 0; c + i < n; ++i) {
-    word |= static_cast<uint64_t>(x[c + i] * direction[c + i] >= thresholds[c + i]) << i;
+    byte |= static_cast<unsigned>(x[c + i] * direction[c + i] >= thresholds[c + i]) << i;
   }
-  *words = word;
+  *bits = static_cast<uint8_t>(byte);
 }
 
-// for every 8 channels, their words side by side:  for every word:
-//   bytes += counts of the bytes of broadcast(a) ^ w, widened to 64 bits every 31 words
-void XorPopcount(const uint64_t* a, const uint64_t* w, int64_t words, int blocks,
-                 int32_t* differing) {
-  for (int b = 0; b < blocks; ++b, differing += kCountChannels) {
-    BitCounts counts;
-    for (int64_t i = 0; i < words;) {
-      const int64_t end = words - i < kWordsPerWiden ? words : i + kWordsPerWiden;
-      for (; i < end; ++i, w += kCountChannels) counts.Add(a + i, w);
-      counts.Widen();
+void PackSums(const int32_t* sums, const int32_t* thresholds, int n, uint8_t* bits) {
+  for (int c = 0; c < n; c += 8)
+    *bits++ = static_cast<uint8_t>(ReachMask(sums + c, thresholds + c));
+}
+
+// Channels are lanes. For some rows, and some blocks of 32 channels:
+//   for every byte a of a row, and those w of the channels:  counts += popcount(a ^ w)
+//   twice the counts of 8 bits are taken from the sums every 31 bytes
+template <int kRows, int kBlocks>
+void CountDiffering(const uint8_t* rows, int64_t pitch, const uint8_t* w, int64_t bytes, int n,
+                    int64_t lanes, int32_t* sums) {
+  for (int p = 0; p < kRows; ++p) {
+    for (int l = 0; l < kBlocks * kCountChannels; ++l) sums[p * lanes + l] = n;
+  }
+  for (int64_t i = 0; i < bytes;) {
+    const int64_t end = bytes - i < kBytesPerWiden ? bytes : i + kBytesPerWiden;
+    ByteCounts counts[kRows][kBlocks];
+    for (; i < end; ++i) {
+      for (int p = 0; p < kRows; ++p) {
+        const BytePattern pattern(rows[p * pitch + i]);
+        for (int b = 0; b < kBlocks; ++b) {
+          counts[p][b].Add(pattern, ChannelBytes(w + (b * bytes + i) * kCountChannels));
+        }
+      }
     }
-    counts.Store(differing);
+    for (int p = 0; p < kRows; ++p) {
+      for (int b = 0; b < kBlocks; ++b) {
+        counts[p][b].TakeTwiceFrom(sums + p * lanes + b * kCountChannels);
+      }
+    }
+  }
+}
+
+// As many rows at a time as the registers hold: they share the weights.
+template <int kBlocks>
+void CountRows(const uint8_t* rows, int count, int64_t pitch, const uint8_t* w, int64_t bytes,
+               int n, int64_t lanes, int32_t* sums) {
+  int p = 0;
+  for (; p + kCountRows <= count; p += kCountRows) {
+    CountDiffering<kCountRows, kBlocks>(rows + p * pitch, pitch, w, bytes, n, lanes,
+                                        sums + p * lanes);
+  }
+  for (; p < count; ++p) {
+    CountDiffering<1, kBlocks>(rows + p * pitch, pitch, w, bytes, n, lanes, sums + p * lanes);
+  }
+}
+
+void XorPopcount(const uint8_t* rows, int count, int64_t pitch, const uint8_t* w, int64_t bytes,
+                 int blocks, int n, int32_t* sums) {
+  const int64_t lanes = int64_t{blocks} * kCountChannels;
+  int b = 0;
+  for (; b + 2 <= blocks; b += 2) {
+    CountRows<2>(rows, count, pitch, w + b * bytes * kCountChannels, bytes, n, lanes,
+                 sums + b * kCountChannels);
+  }
+  if (b < blocks) {
+    CountRows<1>(rows, count, pitch, w + b * bytes * kCountChannels, bytes, n, lanes,
+                 sums + b * kCountChannels);
   }
 }
 
@@ -205,5 +246,6 @@ void DecodeCodewordsX16(const uint8_t* low, const uint8_t* high, const float* co
   }
 }
 
-constexpr Kernels kKernels = {KERASQ_ISA_NAME, PackSigns, XorPopcount, Gemm6x16, DecodeCodewordsX16,
-                              DecodePlanesX16, Depthwise, BuildTable,  LookUpAny};
+constexpr Kernels kKernels = {KERASQ_ISA_NAME,    PackSigns,       XorPopcount, Gemm6x16,
+                              DecodeCodewordsX16, DecodePlanesX16, Depthwise,   BuildTable,
+                              LookUpAny,          PackSums};
