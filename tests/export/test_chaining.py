@@ -1,5 +1,6 @@
 """Binary layers in a row pass bits: which do, and that the bits are those of Keras."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import kerasq.layers as ql
 from kerasq.export.deploy import deploy, packed_layers
 from kerasq.export.inspection import inspect
 from kerasq.export.packed import BitPool
+from kerasq.export.tflite import convert_deployed
 from kerasq.export.thresholds import sum_thresholds
 from kerasq.keras import keras
 from kerasq.runtime import stock
@@ -36,9 +38,9 @@ def images(model, count=6, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def chained(model):
+def chained(deployed):
     """Names of the layers whose output is bits."""
-    return [p.name for p in packed_layers(deploy(model)) if tf.as_dtype(p.output.dtype) == tf.int32]
+    return [p.name for p in packed_layers(deployed) if tf.as_dtype(p.output.dtype) == tf.int32]
 
 
 def pooling(**kwargs):
@@ -86,11 +88,12 @@ def test_the_bits_are_those_of_keras(between, pad_values):
     model = net(*BETWEEN[between]())
     if pad_values:
         model = randomize(_padded_with_ones(BETWEEN[between]()))
-    assert chained(model) == ["first"]
+    deployed = deploy(model)
+    assert chained(deployed) == ["first"]
     x = images(model)
-    interpreter = kerasq.Interpreter(model_content=kerasq.convert(model), num_threads=2)
+    interpreter = kerasq.Interpreter(model_content=convert_deployed(deployed), num_threads=2)
     desired = model.predict(x, verbose=0)
-    np.testing.assert_array_equal(deploy(model).predict(x, verbose=0), desired)
+    np.testing.assert_array_equal(deployed.predict(x, verbose=0), desired)
     np.testing.assert_array_equal(interpreter.predict(x), desired)
 
 
@@ -163,14 +166,14 @@ def three_layers():
     return randomize(keras.Model(inputs, keras.layers.BatchNormalization()(x)))
 
 
-@pytest.mark.parametrize("runtime", list(stock.RUNTIMES))
-def test_a_whole_network(runtime):
+def test_a_whole_network():
     model = three_layers()
-    assert chained(model) == ["c0", "c1", "c2", "d0"]
-    content = kerasq.convert(model)
+    deployed = deploy(model)
+    assert chained(deployed) == ["c0", "c1", "c2", "d0"]
+    content = convert_deployed(deployed)
     x = images(model, 24)
     desired = model.predict(x, verbose=0)
-    for threads in (1, 3):
+    for threads, runtime in itertools.product((1, 3), stock.RUNTIMES):
         interpreter = kerasq.Interpreter(
             model_content=content, num_threads=threads, runtime=runtime
         )
@@ -191,7 +194,7 @@ def test_pooled_floats_are_packed_first():
     model = randomize(keras.Model(inputs, conv(7, "last")(x)))
     deployed = deploy(model)
     assert isinstance(deployed.get_layer("pool"), BitPool)
-    content = kerasq.convert(model)
+    content = convert_deployed(deployed)
     names = [operator.name for operator in inspect(content).operators if operator.is_custom]
     assert names == ["KerasqBitpack", "KerasqBitpackMaxPool2D", "KerasqBitplaneConv2D"]
     x = images(model)
@@ -249,7 +252,7 @@ UNCHAINED = {
     "a falling prelu": between(lambda: keras.layers.PReLU(**slopes(-0.25))),
     "a prelu for each pixel": between(lambda: keras.layers.PReLU()),
     "another activation": between(lambda: keras.layers.Activation("swish")),
-    "ternary weights": lambda: two_planes("ste_tern"),
+    "ternary weights": lambda: two_planes("twn"),
     "floats in": lambda: two_planes("ste_sign", input_quantizer=None),
     "an activation of its own": lambda: two_planes("ste_sign", activation="swish"),
 }
@@ -258,20 +261,22 @@ UNCHAINED = {
 @pytest.mark.parametrize("name", UNCHAINED)
 def test_what_does_not_chain_stays_float(name):
     model = randomize(UNCHAINED[name]()) if name != "a falling prelu" else UNCHAINED[name]()
-    assert chained(model) == []
+    deployed = deploy(model)
+    assert chained(deployed) == []
     x = images(model, 3)
-    expected, actual = model.predict(x, verbose=0), deploy(model).predict(x, verbose=0)
+    expected, actual = model.predict(x, verbose=0), deployed.predict(x, verbose=0)
     for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(a, e, atol=1e-4 * max(1, np.abs(e).max()))
 
 
 def test_the_summary_counts_every_byte(monkeypatch):
     model = three_layers()
-    content = kerasq.convert(model)
+    deployed = deploy(model)
+    content = convert_deployed(deployed)
     inspection = inspect(content)
     assert sum(row["bytes"] for row in inspection.rows()) == len(content)
     stored = {operator.layer: operator for operator in inspection.operators if operator.is_custom}
-    for layer in packed_layers(deploy(model)):
+    for layer in packed_layers(deployed):
         operator = stored[layer.name]
         assert operator.weights == layer.kernel_elements
         # A constant that two layers have alike is stored once.
