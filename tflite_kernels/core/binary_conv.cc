@@ -57,7 +57,8 @@ class BitplaneConv : public ConvOperator {
     uint8_t* packed = static_cast<uint8_t*>(scratch);
     const uint8_t* bits = input_.Pack(g, input, packed, pool);
     const int positions = Positions(g);
-    pool->ParallelFor(CeilDiv(positions, kTaskPositions), [&](int task, int thread) {
+    const int tasks = static_cast<int>(CeilDiv64(positions, kTaskPositions));
+    pool->ParallelFor(tasks, [&](int task, int thread) {
       uint8_t* rows = packed + RoundUp(input_.ScratchBytes(g)) + thread * ThreadBytes(g);
       const int first = task * kTaskPositions;
       const int count = std::min(kTaskPositions, positions - first);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/kernels.h"
 #include "core/values.h"
 
 namespace kerasq {
@@ -129,6 +130,12 @@ std::string CheckBitplane(const ConvGeometry& g, const BitplaneWeights& w) {
   }
   if (w.pad_value != 0 && w.pad_value != 1) {
     return "pad_value must be 0 or 1, not " + std::to_string(w.pad_value);
+  }
+  // Lanes without a channel are stored, too.
+  const int64_t lanes = CeilDiv64(g.group_out(), kCountChannels) * kCountChannels;
+  const int64_t row_bytes = CeilDiv64(g.group_in(), 8) * g.taps();
+  if (w.input_planes > 0 && Product({w.weight_planes, g.groups, lanes, row_bytes}) > kMaxProduct) {
+    return "more than 2^30 bytes of weights, with those of a group rounded up to 32 channels";
   }
   std::string wrong = CheckBits(g, w);
   if (wrong.empty() && w.output_thresholds == nullptr) wrong = CheckBasis(g, w);

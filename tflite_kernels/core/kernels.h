@@ -11,7 +11,6 @@ constexpr int kPanelChannels = 16;    // output channels of a weight panel
 constexpr int kGemmRows = 6;          // output positions of a GEMM tile
 constexpr int kLookUpChannels = 8;    // output channels whose indices lie together
 constexpr int kMaxLookUpVectors = 8;  // of 8 output positions: the widest look-up tile
-constexpr int kCountRows = 3;         // rows of bits counted together
 constexpr int kCountChannels = 32;    // output channels counted together
 
 // What one call of look_up walks over. For each of `subspaces` sub-spaces, the table has a row of

@@ -1,7 +1,8 @@
 // The microkernels, written once over the vectors of simd.h.
 // Included by one file per instruction set, inside its own unnamed namespace.
 
-constexpr int kBytesPerWiden = 31;  // a counter of 8 bits gains at most 8 a byte
+// A counter gains at most 8 a byte: of 8 bits it holds 31 bytes, of 16 bits 8184, a multiple of 31.
+constexpr int kBytesPerCount = 31, kBytesPerTotal = 264 * kBytesPerCount;
 
 void PackSigns(const float* x, const float* direction, const float* thresholds, int n,
                uint8_t* bits) {
@@ -17,6 +18,8 @@ void PackSigns(const float* x, const float* direction, const float* thresholds, 
   *bits = static_cast<uint8_t>(byte);
 }
 
+inline int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 void PackSums(const int32_t* sums, const int32_t* thresholds, int n, uint8_t* bits) {
   for (int c = 0; c < n; c += 8)
     *bits++ = static_cast<uint8_t>(ReachMask(sums + c, thresholds + c));
@@ -24,28 +27,41 @@ void PackSums(const int32_t* sums, const int32_t* thresholds, int n, uint8_t* bi
 
 // Channels are lanes. For some rows, and some blocks of 32 channels:
 //   for every byte a of a row, and those w of the channels:  counts += popcount(a ^ w)
-//   twice the counts of 8 bits are taken from the sums every 31 bytes
+//   totals += counts
+// A function of its own, so that the registers are left to the counts.
+template <int kRows, int kBlocks>
+__attribute__((noinline)) void CountBytes(const uint8_t* rows, int64_t pitch, const uint8_t* w,
+                                          int64_t block_pitch, int64_t bytes, uint16_t* totals) {
+  ByteCounts counts[kRows][kBlocks];
+  for (int64_t i = 0; i < bytes; ++i, ++rows, w += kCountChannels) {
+    for (int p = 0; p < kRows; ++p) {
+      const BytePattern pattern(rows[p * pitch]);
+      for (int b = 0; b < kBlocks; ++b) {
+        counts[p][b].Add(pattern, ChannelBytes(w + b * block_pitch));
+      }
+    }
+  }
+  for (int p = 0; p < kRows; ++p) {
+    for (int b = 0; b < kBlocks; ++b, totals += kCountChannels) counts[p][b].AddTo(totals);
+  }
+}
+
+//   every 31 bytes totals += counts, and in the end sums = n - 2 totals
 template <int kRows, int kBlocks>
 void CountDiffering(const uint8_t* rows, int64_t pitch, const uint8_t* w, int64_t bytes, int n,
                     int64_t lanes, int32_t* sums) {
+  constexpr int kLanes = kBlocks * kCountChannels;
   for (int p = 0; p < kRows; ++p) {
-    for (int l = 0; l < kBlocks * kCountChannels; ++l) sums[p * lanes + l] = n;
+    for (int l = 0; l < kLanes; ++l) sums[p * lanes + l] = n;
   }
   for (int64_t i = 0; i < bytes;) {
-    const int64_t end = bytes - i < kBytesPerWiden ? bytes : i + kBytesPerWiden;
-    ByteCounts counts[kRows][kBlocks];
-    for (; i < end; ++i) {
-      for (int p = 0; p < kRows; ++p) {
-        const BytePattern pattern(rows[p * pitch + i]);
-        for (int b = 0; b < kBlocks; ++b) {
-          counts[p][b].Add(pattern, ChannelBytes(w + (b * bytes + i) * kCountChannels));
-        }
-      }
+    uint16_t totals[kRows][kLanes] = {};
+    for (const int64_t last = Least(bytes, i + kBytesPerTotal); i < last; i += kBytesPerCount) {
+      CountBytes<kRows, kBlocks>(rows + i, pitch, w + i * kCountChannels, bytes * kCountChannels,
+                                 Least(last - i, kBytesPerCount), totals[0]);
     }
     for (int p = 0; p < kRows; ++p) {
-      for (int b = 0; b < kBlocks; ++b) {
-        counts[p][b].TakeTwiceFrom(sums + p * lanes + b * kCountChannels);
-      }
+      for (int l = 0; l < kLanes; ++l) sums[p * lanes + l] -= 2 * totals[p][l];
     }
   }
 }

@@ -77,20 +77,20 @@ struct ChannelBytes {
   }
 };
 
-// 32 counts of 8 bits.
+// 32 counts of 8 bits; those of as many rows as the registers hold are kept at a time.
+constexpr int kCountRows = 3;
 struct ByteCounts {
   __m256i total = _mm256_setzero_si256();
   void Add(const BytePattern& a, const ChannelBytes& w) {
     total = _mm256_add_epi8(total, _mm256_shuffle_epi8(a.low, w.low));
     total = _mm256_add_epi8(total, _mm256_shuffle_epi8(a.high, w.high));
   }
-  void TakeTwiceFrom(int32_t* sums) const {
+  void AddTo(uint16_t* totals) const {
     const __m128i halves[] = {_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1)};
-    for (int i = 0; i < 4; ++i) {
-      const __m128i eight = i % 2 == 0 ? halves[i / 2] : _mm_srli_si128(halves[i / 2], 8);
-      const __m256i twice = _mm256_slli_epi32(_mm256_cvtepu8_epi32(eight), 1);
-      __m256i* sum = reinterpret_cast<__m256i*>(sums + 8 * i);
-      _mm256_storeu_si256(sum, _mm256_sub_epi32(_mm256_loadu_si256(sum), twice));
+    for (int i = 0; i < 2; ++i) {
+      __m256i* sum = reinterpret_cast<__m256i*>(totals + 16 * i);
+      _mm256_storeu_si256(
+          sum, _mm256_add_epi16(_mm256_loadu_si256(sum), _mm256_cvtepu8_epi16(halves[i])));
     }
   }
 };
@@ -144,6 +144,7 @@ inline unsigned ReachMask(const int32_t* sums, const int32_t* thresholds) {
 }
 
 // A byte of the input; the bytes of 32 channels; 32 counts of 8 bits: eor, cnt, add.
+constexpr int kCountRows = 4;
 struct BytePattern {
   uint8x16_t v;
   explicit BytePattern(uint8_t a) : v(vdupq_n_u8(a)) {}
@@ -157,16 +158,10 @@ struct ByteCounts {
   void Add(const BytePattern& a, const ChannelBytes& w) {
     for (int i = 0; i < 2; ++i) total[i] = vaddq_u8(total[i], vcntq_u8(veorq_u8(a.v, w.v[i])));
   }
-  void TakeTwiceFrom(int32_t* sums) const {
-    for (int i = 0; i < 2; ++i, sums += 16) {
-      const uint16x8_t low = vshll_n_u8(vget_low_u8(total[i]), 1);
-      const uint16x8_t high = vshll_n_u8(vget_high_u8(total[i]), 1);
-      const uint16x4_t twice[4] = {vget_low_u16(low), vget_high_u16(low), vget_low_u16(high),
-                                   vget_high_u16(high)};
-      for (int j = 0; j < 4; ++j) {
-        const uint32x4_t sum = vreinterpretq_u32_s32(vld1q_s32(sums + 4 * j));
-        vst1q_s32(sums + 4 * j, vreinterpretq_s32_u32(vsubw_u16(sum, twice[j])));
-      }
+  void AddTo(uint16_t* totals) const {
+    for (int i = 0; i < 2; ++i, totals += 16) {
+      vst1q_u16(totals, vaddw_u8(vld1q_u16(totals), vget_low_u8(total[i])));
+      vst1q_u16(totals + 8, vaddw_u8(vld1q_u16(totals + 8), vget_high_u8(total[i])));
     }
   }
 };
@@ -220,6 +215,7 @@ inline unsigned ReachMask(const int32_t* sums, const int32_t* thresholds) {
   return mask;
 }
 
+constexpr int kCountRows = 1;
 struct BytePattern {
   uint8_t v;
   explicit BytePattern(uint8_t a) : v(a) {}
@@ -238,8 +234,8 @@ struct ByteCounts {
       total[l] = static_cast<uint8_t>(total[l] + ((bits + (bits >> 4)) & 15));
     }
   }
-  void TakeTwiceFrom(int32_t* sums) const {
-    for (int l = 0; l < 32; ++l) sums[l] -= 2 * total[l];
+  void AddTo(uint16_t* totals) const {
+    for (int l = 0; l < 32; ++l) totals[l] = static_cast<uint16_t>(totals[l] + total[l]);
   }
 };
 
