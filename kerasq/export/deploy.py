@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kerasq.export.chaining import Link, link
 from kerasq.export.describe import LayerSpec, activation_name, describe
+from kerasq.export.monotone import evaluate, is_normalization
 from kerasq.export.native import grid_of
 from kerasq.export.packed import (
+    BitPool,
     FoldedLayer,
     OutputTransform,
     PackedLayer,
@@ -127,15 +131,23 @@ def _tfmot_scope() -> Any:
 
 def packed_layers(model: Any) -> list[PackedLayer]:
     """Return the packed layers of a deployed model, nested ones included, in order."""
-    found = []
+    return [layer for layer in _deployed_layers(model) if isinstance(layer, PackedLayer)]
+
+
+def packed_operators(model: Any) -> int:
+    """Return how many operators of kerasq a deployed model has at least."""
+    pools = [layer for layer in _deployed_layers(model) if isinstance(layer, BitPool)]
+    return len(packed_layers(model)) + sum(pool.operators for pool in pools)
+
+
+def _deployed_layers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
-        if isinstance(layer, PackedLayer):
-            found.append(layer)
-        elif isinstance(layer, keras.Model):
-            found += packed_layers(layer)
+        if isinstance(layer, keras.Model):
+            yield from _deployed_layers(layer)
         elif isinstance(layer, DeployedBlock):
-            found += packed_layers(layer.model)
-    return found
+            yield from _deployed_layers(layer.model)
+        else:
+            yield layer
 
 
 class DeployedBlock(keras.layers.Layer):
@@ -161,6 +173,7 @@ class _Plan:
     Attributes:
         layers: the model's layers by name.
         packed: replacement by name.
+        links: how bits reach a layer, by its name.
         folded: names of layers that a packed neighbour computes.
         inputs: input quantizers as bit planes, by name of the layer, or None.
         quantized: names of layers whose input quantizer is in the int8 operator before them.
@@ -169,7 +182,8 @@ class _Plan:
     def __init__(self, model: Any, integer: bool) -> None:
         self.graph: Graph = graph_of(model)
         self.layers = {layer.name: layer for layer in self.graph.layers}
-        self.packed: dict[str, PackedLayer] = {}
+        self.packed: dict[str, PackedLayer | BitPool] = {}
+        self.links: dict[str, Link] = {}
         self.folded: set[str] = set()
         self.quantized: set[str] = set()
         specs = {}
@@ -183,12 +197,20 @@ class _Plan:
             else:
                 _refuse_unsupported(layer)
         self.inputs = {name: self._input(spec) for name, spec in specs.items()}
+        for name in specs:
+            self._chain(name, specs)
+        outputs = {way.producer: way.output for way in self.links.values() if way.producer}
         for name, spec in specs.items():
+            bits_in = _channels_in(spec) if name in self.links else 0
+            if name in outputs:
+                none = OutputTransform(None, spec.bias, "linear")
+                self.packed[name] = pack(spec, self.inputs[name], none, bits_in, outputs[name])
+                continue
             transform = self._output(spec)
             layer = self._integers(spec, transform, specs) if integer else None
             if layer is None and name in self.quantized:
                 spec = dataclasses.replace(spec, input_quantizer=None)
-            self.packed[name] = layer or pack(spec, self.inputs[name], transform)
+            self.packed[name] = layer or pack(spec, self.inputs[name], transform, bits_in)
 
     def _input(self, spec: LayerSpec) -> InputPlanes | None:
         """Return the bit planes of the layer's input, a preceding normalization folded in."""
@@ -199,18 +221,21 @@ class _Plan:
         if spec.pad_value == 0 and spec.k_map is None:
             name = self.graph.sole_producer(spec.name)
             layer = self.layers.get(name)
-            if _is_normalization(layer) and self.graph.sole_consumer(name) == spec.name:
-                rank = len(_input_shape(layer))
-
-                def normalize(x: np.ndarray) -> np.ndarray:
-                    shaped = x.reshape(len(x), *[1] * (rank - 2), x.shape[-1])
-                    return np.asarray(layer(shaped, training=False)).reshape(x.shape)
-
-                planes = input_planes(spec.input_quantizer, channels, normalize)
+            if is_normalization(layer) and self.graph.sole_consumer(name) == spec.name:
+                planes = input_planes(spec.input_quantizer, channels, lambda x: evaluate(layer, x))
                 if planes is not None:
                     self.folded.add(name)
                 return planes
         return input_planes(spec.input_quantizer, channels, None, spec.pad_value)
+
+    def _chain(self, name: str, specs: dict[str, LayerSpec]) -> None:
+        """Let bits reach a layer, where they can."""
+        way = link(self.graph, specs, self.inputs, name)
+        if way is None:
+            return
+        self.links[name] = way
+        self.packed |= way.pools
+        self.folded |= way.folded
 
     def _output(self, spec: LayerSpec) -> OutputTransform:
         """Fold what follows the layer: a normalization, then a ReLU."""
@@ -219,7 +244,7 @@ class _Plan:
         if activation is None:  # some other function: it stays operators of its own
             return OutputTransform(scale, shift, "linear")
         follower = self._follower(spec.name)
-        if activation == "linear" and _is_normalization(follower):
+        if activation == "linear" and is_normalization(follower):
             scale, offset = _affine_of(follower)
             shift = shift * scale + offset
             self.folded.add(follower.name)
@@ -284,18 +309,6 @@ def _check_settled(spec: LayerSpec) -> None:
             f"layer {spec.name!r}: its input quantizer has taken no scale from data yet. Train the "
             "model, or run kerasq.quantizers.calibrate(model, data), before converting it"
         )
-
-
-def _input_shape(layer: Any) -> tuple:
-    shape = layer.input.shape
-    return tuple(shape)
-
-
-def _is_normalization(layer: Any) -> bool:
-    if not isinstance(layer, keras.layers.BatchNormalization):
-        return False
-    axis = layer.axis if isinstance(layer.axis, int) else list(layer.axis)[0]
-    return axis in (-1, len(_input_shape(layer)) - 1)
 
 
 def _affine_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -217,10 +217,10 @@ def _cost(name: str, inputs: list, outputs: list, options: dict[str, int]) -> tu
     """Return the elements of the kernel and the multiply-accumulates of one image."""
     if name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         weights = math.prod(int(n) for n in inputs[1].shape)
-    elif name.startswith("Kerasq"):
+    elif name.startswith("Kerasq") and not name.startswith("KerasqBitpack"):
         taps = options.get("kernel_h", 1) * options.get("kernel_w", 1)
-        channels = int(inputs[0].shape[-1]) // options.get("groups", 1)
-        weights = taps * channels * options["channels_out"]
+        channels = options.get("bits_in") or int(inputs[0].shape[-1])
+        weights = taps * channels // options.get("groups", 1) * options["channels_out"]
     else:
         return 0, 0
     shape = [int(n) for n in outputs[0].shape]

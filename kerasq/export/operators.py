@@ -9,7 +9,6 @@ are the oracle that the kernels are tested against.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kerasq.export.streams import sparse_kernel, unpack_stream
+from kerasq.export.streams import pack_words, sparse_kernel, unpack_stream, unpack_words
 from kerasq.layers.quantized import same_padding
 from kerasq.representations.codebook import ORDERS
 from kerasq.representations.hashed import hash_buckets, hash_signs
@@ -80,49 +79,58 @@ def fused(name: str, options: Mapping[str, int], body: Callable[..., tf.Tensor])
 
 
 def bitplane_conv2d(
-    attributes: ConvAttributes, weight_planes: int, input_planes: int, pad_value: int
+    attributes: ConvAttributes,
+    weight_planes: int,
+    input_planes: int,
+    pad_value: int,
+    bits_in: int = 0,
+    bits_out: bool = False,
 ) -> Any:
     """Convolution of bit planes: ``y = act(conv(a, Σᵢ uᵢ·bᵢ + u_off) + bias)``.
 
     With ``input_planes`` = 0 the input is used as it is: ``a = x``. Otherwise it is quantized:
-    ``code = #{j : direction · x ≥ thresholds[j]}``, ``a = Σⱼ vⱼ·hⱼ(code) + v_off``.
+    ``code = #{j : direction · x ≥ thresholds[j]}``, ``a = Σⱼ vⱼ·hⱼ(code) + v_off``; or x is the
+    bits of its only plane h already. Of one plane each, the output can be bits, too:
+    ``output_direction · conv(h, b) ≥ output_thresholds``.
 
     Args:
         attributes: geometry.
         weight_planes: planes of the kernel, at least 1.
         input_planes: planes of the input, 0 to 8.
         pad_value: what a padded tap contributes: 0 nothing, 1 the input +1.
+        bits_in: 0 for an input of floats, or the Cin of an input of bits.
+        bits_out: whether the output is bits.
 
     Returns:
-        A function of the tensors, in the operator's order: x (N, H, W, Cin); planes, uint8
-        (weight_planes, Ct, bytes of kh·kw·Cin/groups bits); weight_basis (planes or one more for
-        the offset, 1 or Ct); bias (1 or Ct,); and, where the input is quantized, L < 2**planes
-        thresholds (1 or Cin, L); direction (1 or Cin,) of ±1; level_bits, uint8 (L + 1,);
-        input_basis (input_planes, or one more for the offset).
+        A function of the tensors, in the operator's order: x (N, H, W, Cin), of bits int32
+        (N, H, W, ceil(Cin / 32)); planes, uint8 (weight_planes, Ct, bytes of kh·kw·Cin/groups
+        bits); for an output of floats weight_basis (planes or one more for the offset, 1 or Ct)
+        and bias (1 or Ct,); where floats are quantized, L < 2**planes thresholds (1 or Cin, L),
+        direction (1 or Cin,) of ±1 and level_bits, uint8 (L + 1,); where inputs are planes and the
+        output is floats, input_basis (input_planes, or one more for the offset); for an output of
+        bits output_thresholds, int32 (1 or Ct,), and output_direction, int8 (1 or Ct,) of ±1.
     """
     options = attributes.options() | {
         "weight_planes": weight_planes,
         "input_planes": input_planes,
         "pad_value": pad_value,
+        **_bit_options(bits_in, bits_out),
     }
-    convolve = functools.partial(
-        _bitplane_convolution, attributes, weight_planes, input_planes, pad_value
-    )
-    if input_planes == 0:
+    planes = _Planes(weight_planes, input_planes, pad_value, bits_in, bits_out)
 
-        def body(x, planes, weight_basis, bias):
-            return convolve(x, planes, weight_basis, bias)
-    else:
-
-        def body(x, planes, weight_basis, bias, thresholds, direction, level_bits, input_basis):
-            quantizer = (thresholds, direction, level_bits, input_basis)
-            return convolve(x, planes, weight_basis, bias, quantizer)
+    def body(x, *constants):
+        return _bitplane_convolution(attributes, planes, x, *constants)
 
     return fused("KerasqBitplaneConv2D", options, body)
 
 
 def bitplane_dense(
-    channels_out: int, weight_planes: int, input_planes: int, activation: str = "linear"
+    channels_out: int,
+    weight_planes: int,
+    input_planes: int,
+    activation: str = "linear",
+    bits_in: int = 0,
+    bits_out: bool = False,
 ) -> Any:
     """Dense layer of bit planes, as :func:`bitplane_conv2d` on the last axis of x (..., Cin)."""
     attributes = ConvAttributes((1, 1), channels_out, activation=activation)
@@ -131,19 +139,58 @@ def bitplane_dense(
         "activation": ACTIVATIONS.index(activation),
         "weight_planes": weight_planes,
         "input_planes": input_planes,
+        **_bit_options(bits_in, bits_out),
     }
-    convolve = functools.partial(_bitplane_convolution, attributes, weight_planes, input_planes, 0)
-    if input_planes == 0:
+    planes = _Planes(weight_planes, input_planes, 0, bits_in, bits_out)
 
-        def body(x, planes, weight_basis, bias):
-            return _as_rows(x, lambda rows: convolve(rows, planes, weight_basis, bias))
-    else:
-
-        def body(x, planes, weight_basis, bias, thresholds, direction, level_bits, input_basis):
-            quantizer = (thresholds, direction, level_bits, input_basis)
-            return _as_rows(x, lambda rows: convolve(rows, planes, weight_basis, bias, quantizer))
+    def body(x, *constants):
+        return _as_rows(x, lambda rows: _bitplane_convolution(attributes, planes, rows, *constants))
 
     return fused("KerasqBitplaneDense", options, body)
+
+
+def bitpack(channels: int) -> Any:
+    """Floats to bits: bit c of a pixel is ``direction[c] · x[c] ≥ thresholds[c]``.
+
+    Args:
+        channels: C, the last axis of x.
+
+    Returns:
+        A function of the tensors, in the operator's order: x (..., C); thresholds and direction,
+        float32 (1 or C,), the latter of ±1. It gives int32 (..., ceil(C / 32)).
+    """
+    options = {"channels_out": channels, "activation": 0}
+
+    def body(x, thresholds, direction):
+        return pack_words(direction * x >= thresholds)
+
+    return fused("KerasqBitpack", options, body)
+
+
+def bitpack_max_pool2d(
+    channels: int, window: tuple[int, int], strides: tuple[int, int], padding: str
+) -> Any:
+    """Max pooling of bits; the smallest bit of the channels whose bit of ``minimum`` is 1.
+
+    Args:
+        channels: C.
+        window: height and width.
+        strides: of the window.
+        padding: "same" or "valid"; what is padded takes no part.
+
+    Returns:
+        A function of the tensors, in the operator's order: x, int32 (N, H, W, ceil(C / 32));
+        minimum, int32 (ceil(C / 32),).
+    """
+    geometry = ConvAttributes(window, channels, strides, padding=padding, groups=channels)
+
+    def body(x, minimum):
+        flipped = unpack_words(minimum, channels)
+        bits = tf.cast(tf.bitwise.bitwise_xor(unpack_words(x, channels), flipped), tf.float32)
+        pooled = tf.nn.max_pool2d(bits, window, strides, padding.upper())
+        return pack_words(tf.bitwise.bitwise_xor(tf.cast(pooled, tf.int32), flipped))
+
+    return fused("KerasqBitpackMaxPool2D", geometry.options(), body)
 
 
 def codebook_conv2d(
@@ -414,67 +461,85 @@ def _as_rows(x: tf.Tensor, convolve: Callable[[tf.Tensor], tf.Tensor]) -> tf.Ten
     return tf.ensure_shape(shaped, [*x.shape[:-1], y_channels])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Planes:
+    """The options of an operator of bit planes."""
+
+    weight: int
+    input: int
+    pad_value: int
+    bits_in: int
+    bits_out: bool
+
+
+def _bit_options(bits_in: int, bits_out: bool) -> dict[str, int]:
+    """Return the options of bits, which an operator from floats to floats lacks."""
+    return {"bits_in": bits_in, "bits_out": int(bits_out)} if bits_in or bits_out else {}
+
+
 def _bitplane_convolution(
-    attributes: ConvAttributes,
-    weight_planes: int,
-    input_planes: int,
-    pad_value: int,
-    x: tf.Tensor,
-    planes: tf.Tensor,
-    weight_basis: tf.Tensor,
-    bias: tf.Tensor,
-    quantizer: tuple[tf.Tensor, ...] | None = None,
+    attributes: ConvAttributes, planes: _Planes, x: tf.Tensor, packed: tf.Tensor, *constants: Any
 ) -> tf.Tensor:
     """Sum the convolutions of all pairs of planes, each an exact integer where x is quantized."""
-    group_channels = x.shape[-1] // attributes.groups
-    kernel_h, kernel_w = attributes.kernel_size
-    shape = (kernel_h, kernel_w, group_channels, attributes.channels_out)
-    bits = unpack_stream(planes, 1, kernel_h * kernel_w * group_channels)
-    signs = tf.cast(2 * bits - 1, tf.float32)  # (planes, Ct, kh·kw·Cg)
-    kernels = [tf.reshape(tf.transpose(signs[i]), shape) for i in range(weight_planes)]
-    if weight_basis.shape[0] > weight_planes:
-        kernels.append(tf.ones(shape))  # the offset: a plane of +1
-    if quantizer is None:
-        parts = [(1.0, x)]
-    else:
-        thresholds, direction, level_bits, basis = quantizer
-        codes = tf.reduce_sum(tf.cast((direction * x)[..., None] >= thresholds, tf.int32), axis=-1)
-        planes_of = [
-            tf.gather(tf.cast(2 * _bit(level_bits, j) - 1, tf.float32), codes)
-            for j in range(input_planes)
-        ]
-        if basis.shape[0] > input_planes:
-            planes_of.append(tf.ones_like(x))
-        parts = [(basis[j], plane) for j, plane in enumerate(planes_of)]
-        if pad_value == 1:  # the quantized value of +1, plane by plane
-            one = tf.reduce_sum(tf.cast(direction[:, None] >= thresholds, tf.int32), axis=-1)
-            ones = [tf.gather(plane, one) for plane in _level_planes(level_bits, input_planes)]
-            if basis.shape[0] > input_planes:
-                ones.append(tf.ones_like(ones[0]))
-            parts = [
-                (v, pad_with(attributes, plane, value))
-                for (v, plane), value in zip(parts, ones, strict=True)
-            ]
-    if quantizer is None and pad_value == 1:
-        parts = [(1.0, pad_with(attributes, x, tf.ones([1])))]
-    if pad_value == 1:
+    rest = iter(constants)
+    scales = None if planes.bits_out else (next(rest), next(rest))
+    quantized = planes.input > 0 and not planes.bits_in
+    quantizer = tuple(next(rest) for _ in range(3)) if quantized else None
+    inputs, ones = _input_planes(planes, x, quantizer)
+    if planes.pad_value == 1:
+        inputs = [pad_with(attributes, p, one) for p, one in zip(inputs, ones, strict=True)]
         attributes = dataclasses.replace(attributes, padding="valid")
+    kernels = _plane_kernels(attributes, planes.weight, packed, inputs[0].shape[-1])
+    if planes.bits_out:
+        thresholds, direction = rest
+        sums = tf.cast(_conv2d(attributes, inputs[0], kernels[0]), tf.int32)
+        return pack_words(tf.cast(direction, tf.int32) * sums >= thresholds)
+    weight_basis, bias = scales
+    basis = [1.0] if planes.input == 0 else tf.unstack(next(rest))
+    if len(basis) > len(inputs):  # the offsets: planes of +1
+        inputs.append(tf.ones_like(inputs[0]))
+    if weight_basis.shape[0] > planes.weight:
+        kernels.append(tf.ones_like(kernels[0]))
     total = tf.add_n(
         [
             (weight_basis[i] * v) * _conv2d(attributes, plane, kernel)
             for i, kernel in enumerate(kernels)
-            for v, plane in parts
+            for v, plane in zip(basis, inputs, strict=True)
         ]
     )
     return activate(attributes.activation, total + bias)
 
 
+def _input_planes(
+    planes: _Planes, x: tf.Tensor, quantizer: tuple[tf.Tensor, ...] | None
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Return the planes of the input, and what an input of +1 is in each."""
+    if planes.input == 0:
+        return [x], [tf.ones([1])]
+    if quantizer is None:
+        return [_signs(unpack_words(x, planes.bits_in))], [tf.ones([1])]
+    thresholds, direction, level_bits = quantizer
+    codes = tf.reduce_sum(tf.cast((direction * x)[..., None] >= thresholds, tf.int32), axis=-1)
+    one = tf.reduce_sum(tf.cast(direction[:, None] >= thresholds, tf.int32), axis=-1)
+    levels = [_signs(_bit(level_bits, j)) for j in range(planes.input)]
+    return [tf.gather(h, codes) for h in levels], [tf.gather(h, one) for h in levels]
+
+
+def _plane_kernels(
+    attributes: ConvAttributes, count: int, packed: tf.Tensor, channels: int
+) -> list[tf.Tensor]:
+    """Unpack the planes of a kernel (kh, kw, Cin / groups, Ct), of -1 and +1."""
+    shape = (*attributes.kernel_size, channels // attributes.groups, attributes.channels_out)
+    signs = _signs(unpack_stream(packed, 1, math.prod(shape[:-1])))  # (planes, Ct, kh·kw·Cg)
+    return [tf.reshape(tf.transpose(signs[i]), shape) for i in range(count)]
+
+
+def _signs(bits: tf.Tensor) -> tf.Tensor:
+    return tf.cast(2 * bits - 1, tf.float32)
+
+
 def _bit(level_bits: tf.Tensor, plane: int) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(level_bits, tf.cast(plane, tf.uint8)) & 1, tf.int32)
-
-
-def _level_planes(level_bits: tf.Tensor, count: int) -> list[tf.Tensor]:
-    return [tf.cast(2 * _bit(level_bits, j) - 1, tf.float32) for j in range(count)]
 
 
 def _codebook_kernel(

@@ -13,6 +13,7 @@ from kerasq.export import operators
 from kerasq.export.describe import LayerSpec, Representation, activation_name
 from kerasq.export.native import Grid, NativeOperator, integer_operator, native_operator
 from kerasq.export.operators import ConvAttributes
+from kerasq.export.streams import WORD_BITS
 from kerasq.export.thresholds import InputPlanes, bit_planes_of
 from kerasq.keras import keras
 from kerasq.representations import (
@@ -135,6 +136,54 @@ class NativeLayer(PackedLayer):
         return self._native.nbytes
 
 
+@dataclasses.dataclass(frozen=True)
+class BitOutput:
+    """What makes bits of a layer's integer sums: ``direction · sum ≥ thresholds``.
+
+    Attributes:
+        thresholds: int32 (Ct or 1,).
+        direction: int8 (Ct or 1,), each +1 or −1.
+    """
+
+    thresholds: np.ndarray
+    direction: np.ndarray
+
+
+class BitPool(keras.layers.Layer):
+    """Max pooling in a deployed model, of bits: of those it gets, or of floats that it packs.
+
+    Args:
+        pool: the MaxPooling2D that it stands for.
+        falls: bool (C,), the channels whose bits fall where the pooled values rise.
+        planes: the one plane to which floats are packed, or None for bits.
+    """
+
+    def __init__(self, pool: Any, falls: np.ndarray, planes: InputPlanes | None = None) -> None:
+        super().__init__(name=pool.name, trainable=False, dtype="float32")
+        channels = len(falls)
+        self.operators = 1 if planes is None else 2
+        self._minimum = _words(falls)
+        self._planes = planes
+        self._bitpack = None if planes is None else operators.bitpack(channels)
+        self._pool = operators.bitpack_max_pool2d(
+            channels, tuple(pool.pool_size), tuple(pool.strides), pool.padding.lower()
+        )
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """Run the TensorFlow bodies of the operators."""
+        x = tf.convert_to_tensor(inputs)
+        if self._bitpack is not None:
+            thresholds = tf.constant(self._planes.thresholds[:, 0])
+            x = self._bitpack(x, thresholds, tf.constant(self._planes.direction))
+        return self._pool(x, tf.constant(self._minimum))
+
+
+def _words(bits: np.ndarray) -> np.ndarray:
+    """Pack bits into int32, the lowest first."""
+    padded = np.pad(bits, (0, -len(bits) % WORD_BITS))
+    return np.packbits(padded, bitorder="little").view(np.int32)
+
+
 class FoldedLayer(keras.layers.Layer):
     """A layer that a packed neighbour computes: it passes on what it gets."""
 
@@ -147,13 +196,21 @@ class FoldedLayer(keras.layers.Layer):
         return inputs
 
 
-def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform) -> PackedLayer:
+def pack(
+    spec: LayerSpec,
+    planes: InputPlanes | None,
+    transform: OutputTransform,
+    bits_in: int = 0,
+    bits_out: BitOutput | None = None,
+) -> PackedLayer:
     """Choose the operator for a layer and pack its constants.
 
     Args:
         spec: the layer.
         planes: its input quantizer as bit planes, or None.
         transform: what is fused behind the convolution. The layer's own bias is in its shift.
+        bits_in: its input channels where they arrive as bits, of the only plane, or 0.
+        bits_out: what its output becomes bits by, instead of the transform; or None.
 
     Raises:
         ValueError: a kernel that no operator can store.
@@ -168,13 +225,13 @@ def pack(spec: LayerSpec, planes: InputPlanes | None, transform: OutputTransform
     after = None
     if spec.k_map is not None or terms is not None:
         after, transform = _shifted_after(spec.k_map, transform)
-    if activation_name(spec.activation) is None:
+    if activation_name(spec.activation) is None and bits_out is None:
         after = _then(after, spec.activation)
     if terms is not None:
         operator, constants = _bitplanes(spec, kernel, _SIGNS, transform)
         operator = _sum_of_terms(operator, terms)
     elif isinstance(kernel, BitPlanes):
-        operator, constants = _bitplanes(spec, kernel, planes, transform)
+        operator, constants = _bitplanes(spec, kernel, planes, transform, bits_in, bits_out)
     else:
         before, geometry = _explicit_padding(spec, before)
         native = native_operator(spec, geometry, transform) if isinstance(kernel, Affine) else None
@@ -264,31 +321,42 @@ def _then(first: Any, function: Any) -> Any:
 
 
 def _bitplanes(
-    spec: LayerSpec, kernel: BitPlanes, planes: InputPlanes | None, transform: OutputTransform
+    spec: LayerSpec,
+    kernel: BitPlanes,
+    planes: InputPlanes | None,
+    transform: OutputTransform,
+    bits_in: int = 0,
+    bits_out: BitOutput | None = None,
 ) -> tuple[Any, tuple]:
     count, channels = len(kernel.packed), spec.channels_out
+    constants: tuple[np.ndarray, ...] = (_rows_by_channel(kernel, channels),)
+    if bits_out is None:
+        constants += (_weight_basis(kernel, transform.scale), _shrunk(transform.shift))
+    if planes is not None and not bits_in:
+        constants += (planes.thresholds, planes.direction, planes.level_bits)
+    if bits_out is not None:
+        constants += (bits_out.thresholds, bits_out.direction)
+    elif planes is not None:
+        constants += (planes.basis,)
+    input_planes = 0 if planes is None else planes.planes
+    bits = {"bits_in": bits_in, "bits_out": bits_out is not None}
+    if spec.geometry is None:
+        operator = operators.bitplane_dense(
+            channels, count, input_planes, transform.activation, **bits
+        )
+    else:
+        geometry = dataclasses.replace(spec.geometry, activation=transform.activation)
+        operator = operators.bitplane_conv2d(geometry, count, input_planes, spec.pad_value, **bits)
+    return operator, constants
+
+
+def _weight_basis(kernel: BitPlanes, scale: np.ndarray | None) -> np.ndarray:
+    """Return the scales of the planes, then the offset where there is one."""
     basis = kernel.scales
     if kernel.offset is not None:
         width = max(basis.shape[1], len(kernel.offset))
-        rows = [np.broadcast_to(row, (width,)) for row in (*basis, kernel.offset)]
-        basis = np.stack(rows)
-    if transform.scale is not None:
-        basis = basis * transform.scale
-    constants = (
-        _rows_by_channel(kernel, channels),
-        np.ascontiguousarray(basis, np.float32),
-        _shrunk(transform.shift),
-    )
-    input_planes = 0
-    if planes is not None:
-        input_planes = planes.planes
-        constants += (planes.thresholds, planes.direction, planes.level_bits, planes.basis)
-    if spec.geometry is None:
-        operator = operators.bitplane_dense(channels, count, input_planes, transform.activation)
-    else:
-        geometry = dataclasses.replace(spec.geometry, activation=transform.activation)
-        operator = operators.bitplane_conv2d(geometry, count, input_planes, spec.pad_value)
-    return operator, constants
+        basis = np.stack([np.broadcast_to(row, (width,)) for row in (*basis, kernel.offset)])
+    return np.ascontiguousarray(basis if scale is None else basis * scale, np.float32)
 
 
 def _rows_by_channel(kernel: BitPlanes, channels: int) -> np.ndarray:

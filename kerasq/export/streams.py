@@ -1,12 +1,16 @@
-"""Reading of packed constants in TensorFlow: bit streams, Huffman codes, sparse kernels."""
+"""Packed bits in TensorFlow: streams, words, Huffman codes, sparse kernels."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from kerasq.representations.huffman import MAX_LENGTH
+
+# The integers in which bits pass from one operator to the next.
+WORD_BITS = 32
 
 
 def unpack_stream(packed: tf.Tensor, bits: int, count: int) -> tf.Tensor:
@@ -16,6 +20,28 @@ def unpack_stream(packed: tf.Tensor, bits: int, count: int) -> tf.Tensor:
     stream = tf.reshape(tf.cast(stream, tf.int32), [*leading, -1])[..., : count * bits]
     values = tf.reshape(stream, [*leading, count, bits])
     return tf.reduce_sum(values * tf.constant([1 << i for i in range(bits)]), axis=-1)
+
+
+def unpack_words(words: tf.Tensor, channels: int) -> tf.Tensor:
+    """Unpack bits that operators pass on: int32 (..., words of 32) -> int32 (..., channels)."""
+    bits = tf.bitwise.right_shift(words[..., None], tf.range(WORD_BITS)) & 1
+    return tf.reshape(bits, [*_leading(words), WORD_BITS * words.shape[-1]])[..., :channels]
+
+
+def pack_words(bits: tf.Tensor) -> tf.Tensor:
+    """Pack bits into words, the lowest first; unused bits are 0. The inverse of unpack_words."""
+    words = -(-bits.shape[-1] // WORD_BITS)
+    unused = WORD_BITS * words - bits.shape[-1]
+    padded = tf.pad(tf.cast(bits, tf.int32), [[0, 0]] * (bits.shape.rank - 1) + [[0, unused]])
+    rows = tf.reshape(padded, [*_leading(bits), words, WORD_BITS])
+    packed = tf.reduce_sum(tf.bitwise.left_shift(rows, tf.range(WORD_BITS)), axis=-1)
+    return tf.ensure_shape(packed, [*bits.shape[:-1], words])
+
+
+def _leading(x: tf.Tensor) -> list[Any]:
+    """Return the dimensions before the last, known where they are."""
+    sizes = tf.shape(x)
+    return [size if size is not None else sizes[i] for i, size in enumerate(x.shape[:-1])]
 
 
 def huffman_symbols(stream: tf.Tensor, lengths: tf.Tensor, alphabet: int, count: int) -> tf.Tensor:

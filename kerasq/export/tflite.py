@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kerasq.export.deploy import deploy, packed_layers
+from kerasq.export.deploy import deploy, packed_operators
 from kerasq.export.inspection import inspect
 from kerasq.export.lowering import lower
 from kerasq.files import write_whole
@@ -71,12 +71,12 @@ def convert_deployed(deployed: Any) -> bytes:
     converter.allow_custom_ops = True
     with quiet():
         content = converter.convert()
-    expected = len(packed_layers(deployed))
+    expected = packed_operators(deployed)
     found = sum(operator.is_custom for operator in inspect(content).operators)
     if found < expected:
         raise RuntimeError(
-            f"the converter kept {found} of {expected} packed layers of model {deployed.name!r} "
-            "whole. This is a mismatch with the installed TensorFlow "
+            f"the converter kept {found} of {expected} operators of kerasq in model "
+            f"{deployed.name!r} whole. This is a mismatch with the installed TensorFlow "
             f"({tf.__version__}): kerasq is tested with the range its package states"
         )
     return lower(content)

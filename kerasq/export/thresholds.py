@@ -127,13 +127,57 @@ def bit_planes_of(kernel: Affine) -> BitPlanes:
     )
 
 
+def directions(function: Callable[[np.ndarray], np.ndarray], channels: int) -> np.ndarray:
+    """Return −1 for the channels in which a monotone function falls, else +1, float32."""
+    low, high = function(_ends(channels))
+    return np.where(high < low, -1, 1).astype(np.float32)
+
+
+def sum_thresholds(
+    reached: Callable[[np.ndarray], np.ndarray], channels: int, largest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the integers at which a comparison changes: ``direction · sum ≥ thresholds``.
+
+    Args:
+        reached: a function of sums, float32 (n, channels), true on one side in each channel.
+        channels: of the sums.
+        largest: they lie within −largest and largest.
+
+    Returns:
+        Thresholds, int32 (channels or 1,), and direction, int8 (channels or 1,). A comparison that
+        is true of all sums, or of none, has the least or the largest int32.
+    """
+
+    def at(sums: np.ndarray) -> np.ndarray:
+        return reached(sums.astype(np.float32)[None])[0]
+
+    ends = np.full(channels, -largest), np.full(channels, largest)
+    direction = np.where(at(ends[0]) & ~at(ends[1]), -1, 1)
+    low, high = ends[0] - 1, ends[1].copy()
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        found = at(direction * middle)
+        low, high = np.where(found, low, middle), np.where(found, middle, high)
+    integers = np.iinfo(np.int32)
+    thresholds = np.where(at(direction * ends[0]), integers.min, high)
+    thresholds = np.where(at(direction * ends[1]), thresholds, integers.max)
+    return _one_or_all(thresholds.astype(np.int32)), _one_or_all(direction.astype(np.int8))
+
+
+def _one_or_all(values: np.ndarray) -> np.ndarray:
+    return values[:1] if np.all(values == values[0]) else values
+
+
+def _ends(channels: int) -> np.ndarray:
+    return np.stack([np.full(channels, -_FAR), np.full(channels, _FAR)]).astype(np.float32)
+
+
 def _bisect(
     function: Callable[[np.ndarray], np.ndarray], levels: np.ndarray, channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find, for each channel and level, the least float32 at which the function reaches it."""
-    ends = np.stack([np.full(channels, -_FAR), np.full(channels, _FAR)]).astype(np.float32)
-    low_value, high_value = function(ends)
-    direction = np.where(high_value < low_value, -1, 1).astype(np.float32)
+    ends = _ends(channels)
+    direction = directions(function, channels)
     # A row of channels for each level above the lowest, which is reached halfway to it.
     wanted = ((levels[:-1] + levels[1:]) / 2)[:, None]
     low = np.broadcast_to(_ordinal(ends[0]), (len(wanted), channels)).copy()

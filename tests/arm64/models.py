@@ -302,6 +302,16 @@ def binary_layers(rng: np.random.Generator) -> Case:
     return Case(keras.Model(image, x), (16, 16, 16, 3), operators=4, labels_only=True)
 
 
+def binary_chain(rng: np.random.Generator) -> Case:
+    """Binary layers that pass bits, through pooling and normalizations, to a classifier."""
+    sign = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign", "use_bias": False}
+    image = layers.Input((16, 16, 5))
+    x = _normalized(rng, QuantConv2D(40, 3, padding="same", **sign)(image))
+    x = layers.MaxPooling2D()(QuantConv2D(64, 3, pad_values=1.0, padding="same", **sign)(x))
+    x = layers.Flatten()(_normalized(rng, QuantConv2D(32, 3, **sign)(_normalized(rng, x))))
+    return Case(keras.Model(image, QuantDense(10, **sign)(x)), (4, 16, 16, 5), operators=5)
+
+
 def weight_only_layers(rng: np.random.Generator) -> Case:
     """Ternary and 2-bit kernels under float inputs."""
     image = layers.Input((12, 12, 3))
@@ -406,6 +416,7 @@ MODELS: dict[str, Callable[[np.random.Generator], Case]] = {
     "codebook network": codebook_network,
     "binary network": binary_network,
     "binary layers": binary_layers,
+    "binary chain": binary_chain,
     "weight-only layers": weight_only_layers,
     "compressed network": compressed_network,
     "ABC-Net, 5x5 bases": method("abc_activations", "abc_weights", 1, bits=5),

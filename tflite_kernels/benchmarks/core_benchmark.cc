@@ -83,7 +83,12 @@ void Bitplane(benchmark::State& state, const ConvGeometry& g, int weight_planes,
                              1,
                              levels.data(),
                              ones.data(),
-                             input_planes};
+                             input_planes,
+                             /*bits_in=*/false,
+                             nullptr,
+                             0,
+                             nullptr,
+                             0};
   std::string error;
   const auto op = MakeBitplaneConv(g, w, &error);
   Measure(state, op.get(), g, error);

@@ -36,8 +36,10 @@ class ByteTableConv : public ConvOperator {
     return CodewordLanes(g, book_, num_threads).ScratchBytes();
   }
 
-  void Run(const ConvGeometry& g, const float* input, float* output, void* scratch,
+  void Run(const ConvGeometry& g, const void* input_data, void* output_data, void* scratch,
            ThreadPool* pool) const override {
+    const auto* input = static_cast<const float*>(input_data);
+    auto* output = static_cast<float*>(output_data);
     if (UsesPositions(g)) {
       PositionLanes(g, book_, pool->num_threads())
           .Run(kernels_, tables_, transform_, input, output, scratch, pool);

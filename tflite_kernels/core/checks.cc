@@ -40,6 +40,42 @@ std::string CheckBasis(const ConvGeometry& g, const BitplaneWeights& w) {
     return "bias must have 1 or " + std::to_string(g.out_c) + " elements, not " +
            std::to_string(w.bias_size);
   }
+  const bool quantized = w.input_planes > 0;
+  if (quantized && w.input_basis_size != w.input_planes &&
+      w.input_basis_size != w.input_planes + 1) {
+    return "input_basis must have one element a plane, and one more for an offset";
+  }
+  return "";
+}
+
+std::string CheckDirection(const float* direction, int size) {
+  for (int i = 0; i < size; ++i) {
+    if (direction[i] != 1.0f && direction[i] != -1.0f) return "a direction must be +1 or -1";
+  }
+  return "";
+}
+
+// Bits come and go by one plane without an offset: the sums are integers then.
+std::string CheckBits(const ConvGeometry& g, const BitplaneWeights& w) {
+  if (w.bits_in && (w.input_planes != 1)) {
+    return "an input of bits has 1 plane, not " + std::to_string(w.input_planes);
+  }
+  if (w.output_thresholds == nullptr) return "";
+  if (w.weight_planes != 1 || w.input_planes != 1) {
+    return "an output of bits needs 1 plane of weights and 1 of inputs, not " +
+           std::to_string(w.weight_planes) + " and " + std::to_string(w.input_planes);
+  }
+  if (w.activation != Activation::kNone) return "an output of bits has no activation";
+  if ((w.output_thresholds_size != 1 && w.output_thresholds_size != g.out_c) ||
+      (w.output_direction_size != 1 && w.output_direction_size != g.out_c)) {
+    return "output_thresholds and output_direction must have 1 or " + std::to_string(g.out_c) +
+           " elements";
+  }
+  for (int i = 0; i < w.output_direction_size; ++i) {
+    if (w.output_direction[i] != 1 && w.output_direction[i] != -1) {
+      return "an output_direction must be +1 or -1";
+    }
+  }
   return "";
 }
 
@@ -48,12 +84,12 @@ int64_t Lanes(const ConvGeometry& g, int multiple) {
   return static_cast<int64_t>(g.groups) * CeilDiv(g.group_out(), multiple) * multiple;
 }
 
-// In memory, outputs of a group are padded to 16, and inputs of a tap to 64 bits.
+// In memory, outputs of a group are padded to 32, and inputs of a tap to 8 bits.
 std::string CheckPackedPlanes(const ConvGeometry& g, int planes) {
-  const int64_t row = static_cast<int64_t>(g.taps()) * CeilDiv(g.group_in(), 64) * 8;
-  if (Lanes(g, 16) * planes <= kMaxPacked / row) return "";
+  const int64_t row = static_cast<int64_t>(g.taps()) * CeilDiv(g.group_in(), 8);
+  if (Lanes(g, kCountChannels) * planes <= kMaxPacked / row) return "";
   return "its planes take more than 1 GiB, with the outputs of a group rounded up to a multiple of "
-         "16, and its inputs of 64: too many to pack into memory";
+         "32, and its inputs of 8: too many to pack into memory";
 }
 
 std::string CheckInputPlanes(const ConvGeometry& g, const BitplaneWeights& w) {
@@ -67,18 +103,14 @@ std::string CheckInputPlanes(const ConvGeometry& g, const BitplaneWeights& w) {
     return "thresholds and direction must have 1 row or one for each of the " +
            std::to_string(g.in_c) + " input channels";
   }
-  if (w.input_basis_size != w.input_planes && w.input_basis_size != w.input_planes + 1) {
-    return "input_basis must have one element a plane, and one more for an offset";
-  }
   for (int64_t i = 0; i < static_cast<int64_t>(w.threshold_rows) * levels; ++i) {
     if (std::isnan(w.thresholds[i])) return "a threshold is not a number";
     if (i % levels > 0 && w.thresholds[i] < w.thresholds[i - 1]) {
       return "the thresholds of a channel must ascend";
     }
   }
-  for (int i = 0; i < w.direction_size; ++i) {
-    if (w.direction[i] != 1.0f && w.direction[i] != -1.0f) return "a direction must be +1 or -1";
-  }
+  const std::string direction = CheckDirection(w.direction, w.direction_size);
+  if (!direction.empty()) return direction;
   for (int i = 0; i <= levels; ++i) {
     if (w.level_bits[i] >> w.input_planes) return "level_bits name a plane that is not there";
   }
@@ -121,10 +153,22 @@ std::string CheckBitplane(const ConvGeometry& g, const BitplaneWeights& w) {
   if (w.pad_value != 0 && w.pad_value != 1) {
     return "pad_value must be 0 or 1, not " + std::to_string(w.pad_value);
   }
-  std::string wrong = CheckBasis(g, w);
-  if (wrong.empty()) wrong = CheckPackedPlanes(g, w.weight_planes);
+  std::string wrong = CheckPackedPlanes(g, w.weight_planes);
+  if (wrong.empty()) wrong = CheckBits(g, w);
+  if (wrong.empty() && w.output_thresholds == nullptr) wrong = CheckBasis(g, w);
   if (!wrong.empty() || w.input_planes == 0) return wrong;
-  return CheckInputPlanes(g, w);
+  return w.bits_in ? "" : CheckInputPlanes(g, w);
+}
+
+std::string CheckBitpack(const ConvGeometry& g, const BitpackWeights& w) {
+  if ((w.thresholds_size != 1 && w.thresholds_size != g.in_c) ||
+      (w.direction_size != 1 && w.direction_size != g.in_c)) {
+    return "thresholds and direction must have 1 or " + std::to_string(g.in_c) + " elements";
+  }
+  for (int i = 0; i < w.thresholds_size; ++i) {
+    if (std::isnan(w.thresholds[i])) return "a threshold is not a number";
+  }
+  return CheckDirection(w.direction, w.direction_size);
 }
 
 std::string CheckCodebook(const ConvGeometry& g, const CodebookWeights& w) {

@@ -15,6 +15,8 @@ std::string CheckGeometry(const ConvGeometry& geometry);
 std::string CheckBitplane(const ConvGeometry& geometry, const BitplaneWeights& weights);
 constexpr int kMaxCodewords = 1 << 16;
 
+// Of Bitpack: thresholds and direction.
+std::string CheckBitpack(const ConvGeometry& geometry, const BitpackWeights& weights);
 // All but the indices, which are checked as they are unpacked.
 std::string CheckCodebook(const ConvGeometry& geometry, const CodebookWeights& weights);
 std::string CheckByteTables(const ConvGeometry& geometry, const CodebookWeights& weights,

@@ -37,19 +37,20 @@ class CodebookConv : public ConvOperator {
     return GemmScratchBytes(g, PanelDepth(g, weights_.subvector), num_threads);
   }
 
-  void Run(const ConvGeometry& g, const float* input, float* output, void* scratch,
+  void Run(const ConvGeometry& g, const void* input, void* output, void* scratch,
            ThreadPool* pool) const override {
     const OutputTransform transform = TransformOf(weights_);
     if (UsesLookUp(g)) {
-      LookUpConv(LookUpPlan(g, book_), book_, kernels_, transform, input, output, scratch, pool);
+      LookUpConv(LookUpPlan(g, book_), book_, kernels_, transform, static_cast<const float*>(input),
+                 static_cast<float*>(output), scratch, pool);
       return;
     }
     const auto decode = [&](int first, int count, int begin, int end, float* panel) {
       Decode(g, first, count, begin, end, panel);
       return panel;
     };
-    GemmConv(g, kernels_, decode, PanelDepth(g, weights_.subvector), transform, 0.0f, input, output,
-             scratch, pool);
+    GemmConv(g, kernels_, decode, PanelDepth(g, weights_.subvector), transform, 0.0f,
+             static_cast<const float*>(input), static_cast<float*>(output), scratch, pool);
   }
 
  private:

@@ -28,13 +28,13 @@ class DecodedConv : public ConvOperator {
     return GemmScratchBytes(g, kernel_.panel_depth(), num_threads);
   }
 
-  void Run(const ConvGeometry& g, const float* input, float* output, void* scratch,
+  void Run(const ConvGeometry& g, const void* input, void* output, void* scratch,
            ThreadPool* pool) const override {
     const auto find = [this](int first, int, int begin, int, float*) {
       return kernel_.panel(first, begin);
     };
-    GemmConv(g, kernels_, find, kernel_.panel_depth(), transform_, 0.0f, input, output, scratch,
-             pool);
+    GemmConv(g, kernels_, find, kernel_.panel_depth(), transform_, 0.0f,
+             static_cast<const float*>(input), static_cast<float*>(output), scratch, pool);
   }
 
  private:

@@ -38,20 +38,22 @@ class DepthwiseConv : public ConvOperator {
            static_cast<size_t>(PointerBytes(g)) * num_threads;
   }
 
-  void Run(const ConvGeometry& g, const float* input, float* output, void* scratch,
+  void Run(const ConvGeometry& g, const void* input, void* output, void* scratch,
            ThreadPool* pool) const override {
+    const float* x = static_cast<const float*>(input);
+    float* y = static_cast<float*>(output);
     char* pointers = static_cast<char*>(scratch) + QuantizedFloats(g) * sizeof(float);
     if (!model_.levels.empty()) {
       float* quantized = static_cast<float*>(scratch);
       const int64_t row = static_cast<int64_t>(g.in_w) * g.in_c;
       pool->ParallelFor(g.batch * g.in_h, [&](int i, int) {
-        Quantize(input + i * row, g.in_w, g.in_c, quantized + i * row);
+        Quantize(x + i * row, g.in_w, g.in_c, quantized + i * row);
       });
-      input = quantized;
+      x = quantized;
     }
     pool->ParallelFor(g.batch * g.out_h, [&](int row, int thread) {
-      OutputRow(g, input, row, reinterpret_cast<const float**>(pointers + thread * PointerBytes(g)),
-                output + static_cast<int64_t>(row) * g.out_w * g.out_c);
+      OutputRow(g, x, row, reinterpret_cast<const float**>(pointers + thread * PointerBytes(g)),
+                y + static_cast<int64_t>(row) * g.out_w * g.out_c);
     });
   }
 

@@ -11,7 +11,7 @@ constexpr int kPanelChannels = 16;    // output channels of a weight panel
 constexpr int kGemmRows = 6;          // output positions of a GEMM tile
 constexpr int kLookUpChannels = 8;    // output channels whose indices lie together
 constexpr int kMaxLookUpVectors = 8;  // of 8 output positions: the widest look-up tile
-constexpr int kCountChannels = 8;     // output channels counted together
+constexpr int kCountChannels = 32;    // output channels counted together
 constexpr int kEntryLanes = 16;       // entries of an 8-bit table made together
 constexpr int kNibbleChannels = 32;   // output channels whose indices of 4 bits lie together
 constexpr int kNibbleRows = 4;        // output positions that share an index of 4 bits
@@ -55,14 +55,15 @@ struct ByteLookUpBlock {
 struct Kernels {
   const char* isa;
 
-  // bits of n channels of a pixel: bit c of `words` = (direction[c] x[c] >= thresholds[c]).
-  // The unused bits of the last word are 0.
+  // bits of n channels of a pixel: bit c of `bits` = (direction[c] x[c] >= thresholds[c]).
+  // The unused bits of the last byte are 0.
   void (*pack_signs)(const float* x, const float* direction, const float* thresholds, int n,
-                     uint64_t* words);
+                     uint8_t* bits);
 
-  // differing[8 b + l] = sum_{i < words} popcount(a[i] ^ w[b][i][l]) for b < blocks, l < 8.
-  void (*xor_popcount)(const uint64_t* a, const uint64_t* w, int64_t words, int blocks,
-                       int32_t* differing);
+  // sums[p][32 b + l] = n - 2 sum_{i < bytes} popcount(rows[p * pitch + i] ^ w[b][i][l])
+  // for p < count, b < blocks, l < 32.
+  void (*xor_popcount)(const uint8_t* rows, int count, int64_t pitch, const uint8_t* w,
+                       int64_t bytes, int blocks, int n, int32_t* sums);
 
   // sums[p][l] += sum_{t,i} pixels[t * kGemmRows + p][i] * panel[(t * depth + i) * 16 + l]
   // for p < kGemmRows, l < 16.
@@ -90,6 +91,9 @@ struct Kernels {
 
   // sums[c][i] += sum_{m,t} table[m * subspace_pitch + index[c][m][t] * row + tap_offsets[t] + i]
   void (*look_up)(const LookUpBlock& block);
+
+  // bit c of `bits` = (sums[c] >= thresholds[c]) for c < n, a multiple of 8.
+  void (*pack_sums)(const int32_t* sums, const int32_t* thresholds, int n, uint8_t* bits);
 
   // codes[i] = x[i] * inverse_scale, rounded to the nearest integer (to even), kept in low .. high,
   // for i < n; high for NaN.

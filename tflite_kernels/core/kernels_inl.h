@@ -1,39 +1,96 @@
 // The microkernels, written once over the vectors of simd.h.
 // Included by one file per instruction set, inside its own unnamed namespace.
 
-constexpr int kWordsPerWiden = 31;  // a byte gains at most 8 a word
+// A counter gains at most 8 a byte: of 8 bits it holds 31 bytes, of 16 bits 8184, a multiple of 31.
+constexpr int kBytesPerCount = 31, kBytesPerTotal = 264 * kBytesPerCount;
 
 void PackSigns(const float* x, const float* direction, const float* thresholds, int n,
-               uint64_t* words) {
+               uint8_t* bits) {
   int c = 0;
-  for (; c + 64 <= n; c += 64) {
-    uint64_t word = 0;
-    for (int i = 0; i < 64; i += 8) {
-      const uint64_t mask = ReachMask(x + c + i, direction + c + i, thresholds + c + i);
-      word |= mask << i;
-    }
-    *words++ = word;
+  for (; c + 8 <= n; c += 8) {
+    *bits++ = static_cast<uint8_t>(ReachMask(x + c, direction + c, thresholds + c));
   }
   if (c == n) return;
-  uint64_t word = 0;
+  unsigned byte = 0;
   for (int i = 0; c + i < n; ++i) {
-    word |= static_cast<uint64_t>(x[c + i] * direction[c + i] >= thresholds[c + i]) << i;
+    byte |= static_cast<unsigned>(x[c + i] * direction[c + i] >= thresholds[c + i]) << i;
   }
-  *words = word;
+  *bits = static_cast<uint8_t>(byte);
 }
 
-// for every 8 channels, their words side by side:  for every word:
-//   bytes += counts of the bytes of broadcast(a) ^ w, widened to 64 bits every 31 words
-void XorPopcount(const uint64_t* a, const uint64_t* w, int64_t words, int blocks,
-                 int32_t* differing) {
-  for (int b = 0; b < blocks; ++b, differing += kCountChannels) {
-    BitCounts counts;
-    for (int64_t i = 0; i < words;) {
-      const int64_t end = words - i < kWordsPerWiden ? words : i + kWordsPerWiden;
-      for (; i < end; ++i, w += kCountChannels) counts.Add(a + i, w);
-      counts.Widen();
+inline int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+void PackSums(const int32_t* sums, const int32_t* thresholds, int n, uint8_t* bits) {
+  for (int c = 0; c < n; c += 8)
+    *bits++ = static_cast<uint8_t>(ReachMask(sums + c, thresholds + c));
+}
+
+// Channels are lanes. For some rows, and some blocks of 32 channels:
+//   for every byte a of a row, and those w of the channels:  counts += popcount(a ^ w)
+//   totals += counts
+// A function of its own, so that the registers are left to the counts.
+template <int kRows, int kBlocks>
+__attribute__((noinline)) void CountBytes(const uint8_t* rows, int64_t pitch, const uint8_t* w,
+                                          int64_t block_pitch, int64_t bytes, uint16_t* totals) {
+  ByteCounts counts[kRows][kBlocks];
+  for (int64_t i = 0; i < bytes; ++i, ++rows, w += kCountChannels) {
+    for (int p = 0; p < kRows; ++p) {
+      const BytePattern pattern(rows[p * pitch]);
+      for (int b = 0; b < kBlocks; ++b) {
+        counts[p][b].Add(pattern, ChannelBytes(w + b * block_pitch));
+      }
     }
-    counts.Store(differing);
+  }
+  for (int p = 0; p < kRows; ++p) {
+    for (int b = 0; b < kBlocks; ++b, totals += kCountChannels) counts[p][b].AddTo(totals);
+  }
+}
+
+//   every 31 bytes totals += counts, and in the end sums = n - 2 totals
+template <int kRows, int kBlocks>
+void CountDiffering(const uint8_t* rows, int64_t pitch, const uint8_t* w, int64_t bytes, int n,
+                    int64_t lanes, int32_t* sums) {
+  constexpr int kLanes = kBlocks * kCountChannels;
+  for (int p = 0; p < kRows; ++p) {
+    for (int l = 0; l < kLanes; ++l) sums[p * lanes + l] = n;
+  }
+  for (int64_t i = 0; i < bytes;) {
+    uint16_t totals[kRows][kLanes] = {};
+    for (const int64_t last = Least(bytes, i + kBytesPerTotal); i < last; i += kBytesPerCount) {
+      CountBytes<kRows, kBlocks>(rows + i, pitch, w + i * kCountChannels, bytes * kCountChannels,
+                                 Least(last - i, kBytesPerCount), totals[0]);
+    }
+    for (int p = 0; p < kRows; ++p) {
+      for (int l = 0; l < kLanes; ++l) sums[p * lanes + l] -= 2 * totals[p][l];
+    }
+  }
+}
+
+// As many rows at a time as the registers hold: they share the weights.
+template <int kBlocks>
+void CountRows(const uint8_t* rows, int count, int64_t pitch, const uint8_t* w, int64_t bytes,
+               int n, int64_t lanes, int32_t* sums) {
+  int p = 0;
+  for (; p + kCountRows <= count; p += kCountRows) {
+    CountDiffering<kCountRows, kBlocks>(rows + p * pitch, pitch, w, bytes, n, lanes,
+                                        sums + p * lanes);
+  }
+  for (; p < count; ++p) {
+    CountDiffering<1, kBlocks>(rows + p * pitch, pitch, w, bytes, n, lanes, sums + p * lanes);
+  }
+}
+
+void XorPopcount(const uint8_t* rows, int count, int64_t pitch, const uint8_t* w, int64_t bytes,
+                 int blocks, int n, int32_t* sums) {
+  const int64_t lanes = int64_t{blocks} * kCountChannels;
+  int b = 0;
+  for (; b + 2 <= blocks; b += 2) {
+    CountRows<2>(rows, count, pitch, w + b * bytes * kCountChannels, bytes, n, lanes,
+                 sums + b * kCountChannels);
+  }
+  if (b < blocks) {
+    CountRows<1>(rows, count, pitch, w + b * bytes * kCountChannels, bytes, n, lanes,
+                 sums + b * kCountChannels);
   }
 }
 
@@ -332,7 +389,7 @@ void LookUpBytesAny(const ByteLookUpBlock& block) {
   }
 }
 
-constexpr Kernels kKernels = {KERASQ_ISA_NAME,    PackSigns,       XorPopcount,  Gemm6x16,
-                              DecodeCodewordsX16, DecodePlanesX16, Depthwise,    BuildTable,
-                              LookUpAny,          Quantize,        BuildEntries, LookUpNibbles,
-                              LookUpBytesAny};
+constexpr Kernels kKernels = {KERASQ_ISA_NAME,    PackSigns,       XorPopcount, Gemm6x16,
+                              DecodeCodewordsX16, DecodePlanesX16, Depthwise,   BuildTable,
+                              LookUpAny,          PackSums,        Quantize,    BuildEntries,
+                              LookUpNibbles,      LookUpBytesAny};

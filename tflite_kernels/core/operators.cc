@@ -15,7 +15,8 @@ std::unique_ptr<ConvOperator> MakeBitplaneConv(const ConvGeometry& g, const Bitp
   if (error->empty()) *error = CheckBitplane(g, w);
   if (error->empty()) *error = CheckIsa();
   if (!error->empty()) return nullptr;
-  if (g.group_in() == 1) return MakeDepthwiseConv(g, w);
+  const bool floats = !w.bits_in && w.output_thresholds == nullptr;
+  if (g.group_in() == 1 && floats) return MakeDepthwiseConv(g, w);
   return w.input_planes == 0 ? MakeWeightOnlyConv(g, w) : MakeBinaryConv(g, w);
 }
 

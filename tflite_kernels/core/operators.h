@@ -29,8 +29,14 @@ struct ConvGeometry {
   int group_out() const { return out_c / groups; }
 };
 
+// Bits between operators: a pixel is words of 32 channels, the lowest bit first; unused bits are 0.
+constexpr int kWordChannels = 32;
+inline int BitWords(int channels) { return (channels + kWordChannels - 1) / kWordChannels; }
+
 // y = act(conv(a, sum_i u_i b_i + u_off) + bias), where a = x without input planes, and
 // a = sum_j v_j h_j(code) + v_off, code = #{j : direction x >= thresholds[j]} with them.
+// With bits_in the input is h, the bits of its only plane. With output_thresholds the output is
+// bits: 1 where output_direction conv(h, b) >= output_thresholds; there is one plane of each.
 // Pointers stay valid while the operator lives.
 struct BitplaneWeights {
   int weight_planes, input_planes, pad_value;
@@ -47,6 +53,24 @@ struct BitplaneWeights {
   const uint8_t* level_bits;  // [num_thresholds + 1]
   const float* input_basis;   // scales, then the offset if one is left
   int input_basis_size;
+  bool bits_in;
+  const int32_t* output_thresholds;  // [output_thresholds_size]
+  int output_thresholds_size;
+  const int8_t* output_direction;  // [output_direction_size], each +1 or -1
+  int output_direction_size;
+};
+
+// Floats to bits: bit c = (direction[c] x[c] >= thresholds[c]).
+struct BitpackWeights {
+  const float* thresholds;
+  int thresholds_size;
+  const float* direction;  // each +1 or -1
+  int direction_size;
+};
+
+// Bits to bits: the largest of a window, the smallest of the channels whose bit of `minimum` is 1.
+struct BitMaxPoolWeights {
+  const int32_t* minimum;  // [BitWords(in_c)]
 };
 
 // y = act(multiplier conv(x, W) + bias), W[p, m d + j, c] = codewords[m or 0][index[p, m, c]][j];
@@ -117,7 +141,8 @@ class ConvOperator {
   virtual ~ConvOperator() = default;
   // Bytes of scratch (aligned to 64) that Run needs for this geometry.
   virtual size_t ScratchBytes(const ConvGeometry& geometry, int num_threads) const = 0;
-  virtual void Run(const ConvGeometry& geometry, const float* input, float* output, void* scratch,
+  // Input and output are floats, or int32 words of bits.
+  virtual void Run(const ConvGeometry& geometry, const void* input, void* output, void* scratch,
                    ThreadPool* pool) const = 0;
   // The path that Run takes for this geometry, such as "bitplane_avx2".
   virtual const char* kernel_name(const ConvGeometry& geometry) const = 0;
@@ -128,6 +153,12 @@ class ConvOperator {
 // Return null and say why in `error` where a value makes no sense.
 std::unique_ptr<ConvOperator> MakeBitplaneConv(const ConvGeometry& geometry,
                                                const BitplaneWeights& weights, std::string* error);
+// A geometry of 1x1 with a group for each channel.
+std::unique_ptr<ConvOperator> MakeBitpack(const ConvGeometry& geometry,
+                                          const BitpackWeights& weights, std::string* error);
+// A geometry whose kernel is the window, with a group for each channel.
+std::unique_ptr<ConvOperator> MakeBitMaxPool(const ConvGeometry& geometry,
+                                             const BitMaxPoolWeights& weights, std::string* error);
 std::unique_ptr<ConvOperator> MakeCodebookConv(const ConvGeometry& geometry,
                                                const CodebookWeights& weights, std::string* error);
 std::unique_ptr<ConvOperator> MakeByteTableConv(const ConvGeometry& geometry,

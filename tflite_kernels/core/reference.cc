@@ -59,6 +59,30 @@ float WeightValue(const BitplaneWeights& w, const ConvGeometry& g, int c, int64_
   return value;
 }
 
+bool Bit(const int32_t* words, int i) {
+  return static_cast<uint32_t>(words[i / kWordChannels]) >> i % kWordChannels & 1;
+}
+
+// Bits of pixels as -1 and +1, and back: bit(pixel, channel).
+std::vector<float> Signs(const int32_t* words, int64_t pixels, int channels) {
+  std::vector<float> signs;
+  for (int64_t p = 0; p < pixels; ++p, words += BitWords(channels)) {
+    for (int c = 0; c < channels; ++c) signs.push_back(Bit(words, c) ? 1.0f : -1.0f);
+  }
+  return signs;
+}
+
+template <typename BitOf>
+void WriteBits(int64_t pixels, int channels, int32_t* words, BitOf bit) {
+  for (int64_t p = 0; p < pixels; ++p, words += BitWords(channels)) {
+    std::vector<uint32_t> pixel(BitWords(channels));
+    for (int c = 0; c < channels; ++c) {
+      pixel[c / kWordChannels] |= static_cast<uint32_t>(bit(p, c)) << c % kWordChannels;
+    }
+    std::copy(pixel.begin(), pixel.end(), words);
+  }
+}
+
 // Padded with zeros; weight(tap, input channel of the group, output channel).
 template <typename Weight>
 void ReferenceConv(const ConvGeometry& g, const OutputTransform& transform, const float* input,
@@ -113,6 +137,62 @@ void ReferenceBitplaneConv(const ConvGeometry& g, const BitplaneWeights& w, cons
       }
     });
     return Activate(w.activation, static_cast<float>(sum) + Broadcast(w.bias, w.bias_size, c));
+  });
+}
+
+void ReferenceBitConv(const ConvGeometry& g, const BitplaneWeights& w, const void* input,
+                      void* output) {
+  const float zero = 0.0f, one = 1.0f;
+  const uint8_t levels[] = {0, 1};
+  const int64_t pixels = int64_t{g.batch} * g.out_h * g.out_w;
+  BitplaneWeights floats = w;
+  std::vector<float> signs;
+  if (w.bits_in) {
+    signs = Signs(static_cast<const int32_t*>(input), int64_t{g.batch} * g.in_h * g.in_w, g.in_c);
+    input = signs.data();
+    floats.thresholds = &zero;
+    floats.direction = &one;
+    floats.level_bits = levels;
+    floats.threshold_rows = floats.num_thresholds = floats.direction_size = 1;
+  }
+  if (w.output_thresholds == nullptr) {
+    ReferenceBitplaneConv(g, floats, static_cast<const float*>(input), static_cast<float*>(output));
+    return;
+  }
+  floats.basis = floats.input_basis = &one;
+  floats.bias = &zero;
+  floats.basis_rows = floats.basis_cols = floats.bias_size = floats.input_basis_size = 1;
+  std::vector<float> sums(pixels * g.out_c);
+  ReferenceBitplaneConv(g, floats, static_cast<const float*>(input), sums.data());
+  WriteBits(pixels, g.out_c, static_cast<int32_t*>(output), [&](int64_t p, int c) {
+    const int direction = w.output_direction[w.output_direction_size == 1 ? 0 : c];
+    const int threshold = w.output_thresholds[w.output_thresholds_size == 1 ? 0 : c];
+    return direction * static_cast<int>(sums[p * g.out_c + c]) >= threshold;
+  });
+}
+
+void ReferenceBitpack(const ConvGeometry& g, const BitpackWeights& w, const float* input,
+                      int32_t* output) {
+  WriteBits(int64_t{g.batch} * g.in_h * g.in_w, g.in_c, output, [&](int64_t p, int c) {
+    return input[p * g.in_c + c] * Broadcast(w.direction, w.direction_size, c) >=
+           Broadcast(w.thresholds, w.thresholds_size, c);
+  });
+}
+
+void ReferenceBitMaxPool(const ConvGeometry& g, const BitMaxPoolWeights& w, const int32_t* input,
+                         int32_t* output) {
+  const int64_t words = BitWords(g.in_c);
+  WriteBits(int64_t{g.batch} * g.out_h * g.out_w, g.in_c, output, [&](int64_t p, int c) {
+    const bool minimum = Bit(w.minimum, c);
+    const int64_t image = p / (int64_t{g.out_h} * g.out_w) * g.in_h * g.in_w;
+    bool result = minimum;
+    ForTaps(g, static_cast<int>(p / g.out_w % g.out_h), static_cast<int>(p % g.out_w),
+            [&](int, int y, int x, bool inside) {
+              if (!inside) return;
+              const bool bit = Bit(input + (image + int64_t{y} * g.in_w + x) * words, c);
+              result = minimum ? result && bit : result || bit;
+            });
+    return result;
   });
 }
 

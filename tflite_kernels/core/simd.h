@@ -32,37 +32,65 @@ inline unsigned ReachMask(const float* x, const float* direction, const float* t
       _mm256_movemask_ps(_mm256_cmp_ps(directed, _mm256_loadu_ps(threshold), _CMP_GE_OQ)));
 }
 
-// Counts, for 8 channels, the bits in which a word differs from theirs. A byte's count is the sum
-// of two table look-ups, one a nibble.
-struct BitCounts {
-  __m256i bytes[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  void Add(const uint64_t* a, const uint64_t* w) {
-    const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1,
-                                            2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-    const __m256i low = _mm256_set1_epi8(15);
-    const __m256i word = _mm256_set1_epi64x(static_cast<long long>(*a));
-    for (int v = 0; v < 2; ++v) {
-      const __m256i bits =
-          _mm256_xor_si256(word, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 4 * v)));
-      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bits, 4), low);
-      const __m256i count =
-          _mm256_add_epi8(_mm256_shuffle_epi8(counts, _mm256_and_si256(bits, low)),
-                          _mm256_shuffle_epi8(counts, high));
-      bytes[v] = _mm256_add_epi8(bytes[v], count);
+// The same of integers: sum >= threshold.
+inline unsigned ReachMask(const int32_t* sums, const int32_t* thresholds) {
+  const __m256i below =
+      _mm256_cmpgt_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(thresholds)),
+                         _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums)));
+  return ~static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(below))) & 255u;
+}
+
+// differing[0][a][i] = popcount(i ^ low half of a), differing[1][a][i] the same of its high half.
+struct HalfByteTables {
+  uint8_t differing[2][256][16] = {};
+  constexpr HalfByteTables() {
+    for (int a = 0; a < 256; ++a) {
+      for (int i = 0; i < 16; ++i) {
+        for (int bit = 0; bit < 4; ++bit) {
+          differing[0][a][i] += (i ^ a) >> bit & 1;
+          differing[1][a][i] += (i ^ a >> 4) >> bit & 1;
+        }
+      }
     }
   }
-  void Widen() {
-    for (int v = 0; v < 2; ++v) {
-      total[v] = _mm256_add_epi64(total[v], _mm256_sad_epu8(bytes[v], _mm256_setzero_si256()));
-      bytes[v] = _mm256_setzero_si256();
-    }
+};
+alignas(16) constexpr HalfByteTables kHalfByteTables;
+
+// A byte of the input, as two tables that the halves of the weights look up.
+struct BytePattern {
+  __m256i low, high;
+  explicit BytePattern(uint8_t a) : low(Table(0, a)), high(Table(1, a)) {}
+  static __m256i Table(int half, uint8_t a) {
+    return _mm256_broadcastsi128_si256(
+        _mm_load_si128(reinterpret_cast<const __m128i*>(kHalfByteTables.differing[half][a])));
   }
-  void Store(int32_t* differing) const {
-    const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0);
-    for (int v = 0; v < 2; ++v) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(differing + 4 * v),
-                       _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(total[v], even)));
+};
+
+// The bytes of 32 channels.
+struct ChannelBytes {
+  __m256i low, high;
+  explicit ChannelBytes(const uint8_t* p) {
+    const __m256i half = _mm256_set1_epi8(15);
+    const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    low = _mm256_and_si256(w, half);
+    high = _mm256_and_si256(_mm256_srli_epi16(w, 4), half);
+  }
+};
+
+// 32 counts of 8 bits; those of as many rows as the registers hold are kept at a time.
+constexpr int kCountRows = 3;
+struct ByteCounts {
+  __m256i total = _mm256_setzero_si256();
+  void Add(const BytePattern& a, const ChannelBytes& w) {
+    total = _mm256_add_epi8(total, _mm256_shuffle_epi8(a.low, w.low));
+    total = _mm256_add_epi8(total, _mm256_shuffle_epi8(a.high, w.high));
+  }
+  void AddTo(uint16_t* totals) const {
+    const __m128i halves[] = {_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1)};
+    for (int i = 0; i < 2; ++i) {
+      __m256i* sum = reinterpret_cast<__m256i*>(totals + 16 * i);
+      _mm256_storeu_si256(
+          sum, _mm256_add_epi16(_mm256_loadu_si256(sum), _mm256_cvtepu8_epi16(halves[i])));
     }
   }
 };
@@ -211,27 +239,32 @@ inline unsigned ReachMask(const float* x, const float* direction, const float* t
   return vaddvq_u32(vandq_u32(lo, bits)) | vaddvq_u32(vandq_u32(hi, bits)) << 4;
 }
 
-// Counts, for 8 channels, the bits in which a word differs from theirs: eor, cnt, widened by
-// uadalp.
-struct BitCounts {
-  uint8x16_t bytes[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
-  uint64x2_t total[4] = {vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0)};
-  void Add(const uint64_t* a, const uint64_t* w) {
-    const uint64x2_t word = vld1q_dup_u64(a);
-    for (int v = 0; v < 4; ++v) {
-      const uint8x16_t bits = vreinterpretq_u8_u64(veorq_u64(word, vld1q_u64(w + 2 * v)));
-      bytes[v] = vaddq_u8(bytes[v], vcntq_u8(bits));
-    }
+inline unsigned ReachMask(const int32_t* sums, const int32_t* thresholds) {
+  const uint32x4_t bits = {1, 2, 4, 8};
+  const uint32x4_t lo = vcgeq_s32(vld1q_s32(sums), vld1q_s32(thresholds));
+  const uint32x4_t hi = vcgeq_s32(vld1q_s32(sums + 4), vld1q_s32(thresholds + 4));
+  return vaddvq_u32(vandq_u32(lo, bits)) | vaddvq_u32(vandq_u32(hi, bits)) << 4;
+}
+
+// A byte of the input; the bytes of 32 channels; 32 counts of 8 bits: eor, cnt, add.
+constexpr int kCountRows = 4;
+struct BytePattern {
+  uint8x16_t v;
+  explicit BytePattern(uint8_t a) : v(vdupq_n_u8(a)) {}
+};
+struct ChannelBytes {
+  uint8x16_t v[2];
+  explicit ChannelBytes(const uint8_t* p) : v{vld1q_u8(p), vld1q_u8(p + 16)} {}
+};
+struct ByteCounts {
+  uint8x16_t total[2] = {vdupq_n_u8(0), vdupq_n_u8(0)};
+  void Add(const BytePattern& a, const ChannelBytes& w) {
+    for (int i = 0; i < 2; ++i) total[i] = vaddq_u8(total[i], vcntq_u8(veorq_u8(a.v, w.v[i])));
   }
-  void Widen() {
-    for (int v = 0; v < 4; ++v) {
-      total[v] = vpadalq_u32(total[v], vpaddlq_u16(vpaddlq_u8(bytes[v])));
-      bytes[v] = vdupq_n_u8(0);
-    }
-  }
-  void Store(int32_t* differing) const {
-    for (int v = 0; v < 4; ++v) {
-      vst1_s32(differing + 2 * v, vreinterpret_s32_u32(vmovn_u64(total[v])));
+  void AddTo(uint16_t* totals) const {
+    for (int i = 0; i < 2; ++i, totals += 16) {
+      vst1q_u16(totals, vaddw_u8(vld1q_u16(totals), vget_low_u8(total[i])));
+      vst1q_u16(totals + 8, vaddw_u8(vld1q_u16(totals + 8), vget_high_u8(total[i])));
     }
   }
 };
@@ -378,14 +411,33 @@ inline unsigned ReachMask(const float* x, const float* direction, const float* t
   return mask;
 }
 
-struct BitCounts {
-  int32_t total[8] = {};
-  void Add(const uint64_t* a, const uint64_t* w) {
-    for (int l = 0; l < 8; ++l) total[l] += __builtin_popcountll(*a ^ w[l]);
+inline unsigned ReachMask(const int32_t* sums, const int32_t* thresholds) {
+  unsigned mask = 0;
+  for (int i = 0; i < 8; ++i) mask |= (sums[i] >= thresholds[i] ? 1u : 0u) << i;
+  return mask;
+}
+
+constexpr int kCountRows = 1;
+struct BytePattern {
+  uint8_t v;
+  explicit BytePattern(uint8_t a) : v(a) {}
+};
+struct ChannelBytes {
+  const uint8_t* v;
+  explicit ChannelBytes(const uint8_t* p) : v(p) {}
+};
+struct ByteCounts {
+  uint8_t total[32] = {};
+  void Add(const BytePattern& a, const ChannelBytes& w) {
+    for (int l = 0; l < 32; ++l) {  // bits in pairs, in fours, in eights: compilers vectorize it
+      uint8_t bits = a.v ^ w.v[l];
+      bits = static_cast<uint8_t>(bits - (bits >> 1 & 0x55));
+      bits = static_cast<uint8_t>((bits & 0x33) + (bits >> 2 & 0x33));
+      total[l] = static_cast<uint8_t>(total[l] + ((bits + (bits >> 4)) & 15));
+    }
   }
-  void Widen() {}
-  void Store(int32_t* differing) const {
-    for (int l = 0; l < 8; ++l) differing[l] = total[l];
+  void AddTo(uint16_t* totals) const {
+    for (int l = 0; l < 32; ++l) totals[l] = static_cast<uint16_t>(totals[l] + total[l]);
   }
 };
 

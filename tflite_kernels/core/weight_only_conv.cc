@@ -44,7 +44,7 @@ class WeightOnlyBitplaneConv : public ConvOperator {
     return GemmScratchBytes(g, PanelDepth(g, 1), num_threads);
   }
 
-  void Run(const ConvGeometry& g, const float* input, float* output, void* scratch,
+  void Run(const ConvGeometry& g, const void* input, void* output, void* scratch,
            ThreadPool* pool) const override {
     const OutputTransform transform{&kOne, 1, weights_.bias, weights_.bias_size,
                                     weights_.activation};
@@ -53,7 +53,8 @@ class WeightOnlyBitplaneConv : public ConvOperator {
       return panel;
     };
     GemmConv(g, kernels_, decode, PanelDepth(g, 1), transform,
-             static_cast<float>(weights_.pad_value), input, output, scratch, pool);
+             static_cast<float>(weights_.pad_value), static_cast<const float*>(input),
+             static_cast<float*>(output), scratch, pool);
   }
 
   const char* kernel_name(const ConvGeometry&) const override { return name_.c_str(); }

@@ -104,6 +104,16 @@ TEST(Checks, SizesThatFitNoChannel) {
   EXPECT_NE(CheckBitplane(kPlain, w).find("thresholds"), std::string::npos);
 }
 
+TEST(Checks, WeightsThatLanesMakeTooMany) {
+  ConvGeometry g = kPlain;
+  g.out_c = 1;
+  g.in_c = 1 << 29;  // bits of a row: with 32 lanes 2^31 bytes
+  BitplaneWeights w{};
+  w.weight_planes = w.input_planes = 1;
+  w.bits_in = true;
+  EXPECT_NE(CheckBitplane(g, w).find("planes take more than 1 GiB"), std::string::npos);
+}
+
 TEST(Checks, InstructionSetsThatAreNotThere) {
   for (const char* name : {"avx9", "Scalar"}) {
     setenv("KERASQ_ISA", name, 1);

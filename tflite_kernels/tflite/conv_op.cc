@@ -7,15 +7,19 @@
 
 namespace kerasq {
 
-const char* const kOperatorNames[] = {
-    "KerasqBitplaneConv2D", "KerasqBitplaneDense", "KerasqCodebookConv2D", "KerasqCodebookDense",
-    "KerasqSparseConv2D",   "KerasqSparseDense",   "KerasqHashedDense",    nullptr};
+const char* const kOperatorNames[] = {"KerasqBitplaneConv2D",   "KerasqBitplaneDense",
+                                      "KerasqCodebookConv2D",   "KerasqCodebookDense",
+                                      "KerasqSparseConv2D",     "KerasqSparseDense",
+                                      "KerasqHashedDense",      "KerasqBitpack",
+                                      "KerasqBitpackMaxPool2D", nullptr};
 
 Status ConvOp::Create(const std::string& name, const void* options, size_t size,
                       std::unique_ptr<ConvOp>* op) {
   std::unique_ptr<ConvOp> made;
   if (name == "KerasqBitplaneConv2D") made = NewBitplaneOp(/*dense=*/false);
   if (name == "KerasqBitplaneDense") made = NewBitplaneOp(/*dense=*/true);
+  if (name == "KerasqBitpack") made = NewBitpackOp();
+  if (name == "KerasqBitpackMaxPool2D") made = NewBitMaxPoolOp();
   if (name == "KerasqCodebookConv2D") made = NewCodebookOp(/*dense=*/false);
   if (name == "KerasqCodebookDense") made = NewCodebookOp(/*dense=*/true);
   if (name == "KerasqSparseConv2D") made = NewSparseOp(/*dense=*/false);
@@ -39,8 +43,14 @@ Status CheckChannelsIn(int channels_in, const ConvGeometry& geometry) {
 Status ConvOp::Prepare(const TensorList& inputs, std::vector<int>* output_shape) {
   KERASQ_ENSURE(inputs.size() == NumInputs(), "it has ", inputs.size(), " inputs, expected ",
                 NumInputs());
-  KERASQ_ENSURE(inputs[0]->type == kTfLiteFloat32, "its input has type ", TypeName(inputs[0]->type),
-                ", expected float32: put a Dequantize operator before it, as the converter does");
+  if (conv_.bits_in > 0) {
+    KERASQ_ENSURE(inputs[0]->type == kTfLiteInt32, "its input has type ", TypeName(inputs[0]->type),
+                  ", expected int32: words of bits");
+  } else {
+    KERASQ_ENSURE(inputs[0]->type == kTfLiteFloat32, "its input has type ",
+                  TypeName(inputs[0]->type),
+                  ", expected float32: put a Dequantize operator before it, as the converter does");
+  }
   ConvGeometry geometry;
   KERASQ_RETURN_IF_ERROR(ComputeGeometry(conv_, *inputs[0], &geometry, output_shape));
   // Constants do not change between two calls; the number of channels decides how they are packed.

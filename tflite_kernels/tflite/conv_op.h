@@ -31,6 +31,8 @@ class ConvOp {
   Status Prepare(const TensorList& inputs, std::vector<int>* output_shape);
 
   const ConvGeometry& geometry() const { return geometry_; }
+  // Floats, or words of bits.
+  TfLiteType output_type() const { return conv_.bits_out ? kTfLiteInt32 : kTfLiteFloat32; }
   // Null until Prepare has succeeded.
   const ConvOperator* packed() const { return packed_.get(); }
 
@@ -48,6 +50,8 @@ class ConvOp {
 };
 
 std::unique_ptr<ConvOp> NewBitplaneOp(bool dense);
+std::unique_ptr<ConvOp> NewBitpackOp();
+std::unique_ptr<ConvOp> NewBitMaxPoolOp();
 std::unique_ptr<ConvOp> NewCodebookOp(bool dense);
 std::unique_ptr<ConvOp> NewSparseOp(bool dense);
 std::unique_ptr<ConvOp> NewHashedOp();

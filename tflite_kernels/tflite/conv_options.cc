@@ -88,8 +88,13 @@ Status ComputeGeometry(const ConvOptions& options, const TfLiteTensor& input,
   const int rank = input.dims->size;
   KERASQ_ENSURE(options.dense ? rank >= 1 : rank == 4, "its input has shape ", ShapeText(input),
                 ", expected ", options.dense ? "(..., channels)" : "(N, H, W, channels)");
-  const int channels = Dimension(input, rank - 1);
-  KERASQ_ENSURE(channels >= 1, "its input has no channels");
+  const int last = Dimension(input, rank - 1);
+  KERASQ_ENSURE(last >= 1, "its input has no channels");
+  KERASQ_ENSURE(options.bits_in == 0 || last == BitWords(options.bits_in), "its input has ", last,
+                " words a pixel, but ", options.bits_in, " channels of bits take ",
+                BitWords(options.bits_in),
+                ": the file is damaged or does not fit its input, convert it again");
+  const int channels = options.bits_in > 0 ? options.bits_in : last;
   KERASQ_ENSURE(channels % options.groups == 0, "the ", channels,
                 " channels of its input do not divide into ", options.groups, " groups");
   *geometry = {};
@@ -103,9 +108,9 @@ Status ComputeGeometry(const ConvOptions& options, const TfLiteTensor& input,
   geometry->dilation_w = options.dilation_w;
   geometry->groups = options.groups;
   output_shape->assign(input.dims->data, input.dims->data + rank);
-  output_shape->back() = options.channels_out;
+  output_shape->back() = options.bits_out ? BitWords(options.channels_out) : options.channels_out;
   if (options.dense) {
-    geometry->batch = static_cast<int>(elements / channels);
+    geometry->batch = static_cast<int>(elements / last);
     geometry->in_h = geometry->in_w = geometry->out_h = geometry->out_w = 1;
     return CheckOutputSize(*output_shape);
   }

@@ -21,6 +21,8 @@ struct ConvOptions {
   Activation activation = Activation::kNone;
   Padding padding = Padding::kValid;
   int channels_out = 0, groups = 1;
+  int bits_in = 0;  // channels of an input of bits, or 0 for floats
+  bool bits_out = false;
   int kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
   int pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
 };

@@ -8,6 +8,7 @@ namespace kerasq {
 namespace {
 
 constexpr size_t kScratchAlignment = 64;
+constexpr size_t kElementBytes = 4;  // of a float, and of a word of bits
 
 TfLiteTensor* FindTensor(TfLiteContext* context, int index) {
   const bool exists = index >= 0 && static_cast<size_t>(index) < context->tensors_size;
@@ -71,14 +72,22 @@ Status Kernel::Prepare(TfLiteContext* context, TfLiteNode* node) {
   KERASQ_ENSURE(outputs_.size() == 1, "it has ", outputs_.size(), " outputs, expected 1");
   TfLiteTensor* output = FindTensor(context, outputs_[0]);
   KERASQ_ENSURE(output != nullptr, "its output is missing");
-  KERASQ_ENSURE(output->type == kTfLiteFloat32, "its output has type ", TypeName(output->type),
-                ", expected float32: put a Quantize operator after it, as the converter does");
+  if (op_->output_type() == kTfLiteInt32) {
+    KERASQ_ENSURE(output->type == kTfLiteInt32, "its output has type ", TypeName(output->type),
+                  ", expected int32: words of bits");
+  } else {
+    KERASQ_ENSURE(output->type == kTfLiteFloat32, "its output has type ", TypeName(output->type),
+                  ", expected float32: put a Quantize operator after it, as the converter does");
+  }
   std::vector<int> shape;
   KERASQ_RETURN_IF_ERROR(op_->Prepare(inputs, &shape));
   KERASQ_RETURN_IF_ERROR(Resize(context, output, shape));
   const ConvGeometry& geometry = op_->geometry();
-  input_bytes_ = sizeof(float) * geometry.batch * geometry.in_h * geometry.in_w * geometry.in_c;
-  output_bytes_ = sizeof(float) * geometry.batch * geometry.out_h * geometry.out_w * geometry.out_c;
+  int64_t elements;
+  KERASQ_RETURN_IF_ERROR(CountElements("its input", *inputs[0], &elements));
+  input_bytes_ = kElementBytes * static_cast<size_t>(elements);
+  output_bytes_ = kElementBytes;
+  for (int size : shape) output_bytes_ *= static_cast<size_t>(size);
 
   pool_ = SharedThreadPool(context);
   TfLiteTensor* scratch = FindTensor(context, scratch_tensor_);
@@ -105,10 +114,10 @@ Status Kernel::Invoke(TfLiteContext* context) const {
   KERASQ_ENSURE(input->bytes == input_bytes_ && output->bytes == output_bytes_ &&
                     scratch->bytes == scratch_bytes_,
                 "its tensors changed their sizes since they were allocated");
-  KERASQ_ENSURE(input->data.f != nullptr && output->data.f != nullptr && scratch->data.data,
+  KERASQ_ENSURE(input->data.data != nullptr && output->data.data != nullptr && scratch->data.data,
                 "its tensors have no memory: allocate the tensors first");
-  op_->packed()->Run(op_->geometry(), input->data.f, output->data.f, Align(scratch->data.data),
-                     pool_.get());
+  op_->packed()->Run(op_->geometry(), input->data.data, output->data.data,
+                     Align(scratch->data.data), pool_.get());
   return Status::Ok();
 }
 

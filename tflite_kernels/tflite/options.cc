@@ -155,4 +155,9 @@ Status Options::Get(const char* key, int low, int high, int* value) const {
   return Status::Ok();
 }
 
+Status Options::GetOr(const char* key, int absent, int low, int high, int* value) const {
+  *value = absent;
+  return Has(key) ? Get(key, low, high, value) : Status::Ok();
+}
+
 }  // namespace kerasq

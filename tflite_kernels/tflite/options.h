@@ -18,6 +18,8 @@ class Options {
 
   // Fetch an integer that must be there and lie within [low, high].
   Status Get(const char* key, int low, int high, int* value) const;
+  // The same for an option that files from before it lack: it is `absent` there.
+  Status GetOr(const char* key, int absent, int low, int high, int* value) const;
   bool Has(const char* key) const { return values_.count(key) != 0; }
 
  private:

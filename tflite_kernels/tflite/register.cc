@@ -11,6 +11,8 @@ namespace {
 
 constexpr char kBitplaneConv2D[] = "KerasqBitplaneConv2D";
 constexpr char kBitplaneDense[] = "KerasqBitplaneDense";
+constexpr char kBitpack[] = "KerasqBitpack";
+constexpr char kBitpackMaxPool2D[] = "KerasqBitpackMaxPool2D";
 constexpr char kCodebookConv2D[] = "KerasqCodebookConv2D";
 constexpr char kCodebookDense[] = "KerasqCodebookDense";
 constexpr char kSparseConv2D[] = "KerasqSparseConv2D";
@@ -64,6 +66,12 @@ KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_CONV_2D() {
 }
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPLANE_DENSE() {
   return kerasq::Registration<kerasq::kBitplaneDense>();
+}
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPACK() {
+  return kerasq::Registration<kerasq::kBitpack>();
+}
+KERASQ_EXPORT TfLiteRegistration* KerasqRegister_BITPACK_MAX_POOL_2D() {
+  return kerasq::Registration<kerasq::kBitpackMaxPool2D>();
 }
 KERASQ_EXPORT TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D() {
   return kerasq::Registration<kerasq::kCodebookConv2D>();

@@ -17,6 +17,8 @@ struct TfLiteRegistration; /* of the runtime's tflite/core/c/common.h */
 
 struct TfLiteRegistration* KerasqRegister_BITPLANE_CONV_2D(void);
 struct TfLiteRegistration* KerasqRegister_BITPLANE_DENSE(void);
+struct TfLiteRegistration* KerasqRegister_BITPACK(void);
+struct TfLiteRegistration* KerasqRegister_BITPACK_MAX_POOL_2D(void);
 struct TfLiteRegistration* KerasqRegister_CODEBOOK_CONV_2D(void);
 struct TfLiteRegistration* KerasqRegister_CODEBOOK_DENSE(void);
 struct TfLiteRegistration* KerasqRegister_SPARSE_CONV_2D(void);
