@@ -143,7 +143,9 @@ def run(
         byte_tables: give codebook operators look-up tables of 8 bits, and measure the file.
     """
     calibration = data.x_train[:CALIBRATION_IMAGES] if byte_tables else None
-    rows = [_row(FLOAT, "", convert(model), None, (0.0, 0.0), accuracy_of(model, data))]
+    floating = convert(model)
+    weights, _ = kernels(inspect(floating))
+    rows = [_row(FLOAT, "", floating, weights, None, (0.0, 0.0), accuracy_of(model, data))]
     given = data.x_train[:images], data.y_train[:images]
     for name, method in chosen.items():
         start = time.perf_counter()
@@ -160,7 +162,7 @@ def run(
                 )
             content = convert(small, calibration_data=calibration)
             after, spent = _accuracy(small, content, data, byte_tables), tuning.seconds
-        rows.append(_row(name, _changed(method), content, after, (seconds, spent), before))
+        rows.append(_row(name, _changed(method), content, weights, after, (seconds, spent), before))
     return rows
 
 
@@ -172,12 +174,13 @@ def _row(
     name: str,
     settings: str,
     content: bytes,
+    weights: int,
     after: float | None,
     seconds: tuple[float, float],
     before: float,
 ) -> Row:
     found = inspect(content)
-    weights, stored = kernels(found)
+    _, stored = kernels(found)  # a sum of kernels is several operators: not to be counted twice
     ratio, bits = 4 * weights / stored, 8 * stored / weights
     return Row(name, settings, ratio, bits, found.total_bytes, before, after, *seconds)
 

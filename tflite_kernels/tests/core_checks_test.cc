@@ -66,7 +66,7 @@ TEST(Checks, ProductsThatOverflow) {
 TEST(Checks, WeightsThatDoNotFitIntoMemory) {
   ConvGeometry g = kPlain;
   g.groups = g.out_c = 1 << 20;
-  g.in_c = 2 * g.groups;
+  g.in_c = 64 * g.groups;
   g.kernel_h = g.kernel_w = 3;
   EXPECT_EQ(CheckGeometry(g), "");
   const float one = 1.0f;
@@ -75,6 +75,7 @@ TEST(Checks, WeightsThatDoNotFitIntoMemory) {
   w.basis = w.bias = &one;
   EXPECT_NE(CheckBitplane(g, w).find("more than 1 GiB"), std::string::npos);
   SmallCodebook book;
+  g.in_c = 2 * g.groups;
   book.w.subvector = 1;
   book.w.codebooks = book.w.subspaces = 2;
   EXPECT_EQ(CheckCodebook(g, book.w), "");
