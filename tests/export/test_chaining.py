@@ -248,7 +248,7 @@ UNCHAINED = {
     "called twice": called_twice,
     "features": lambda: with_features(32),
     "channels that fill no words": lambda: with_features(20),
-    "average pooling": between(lambda: keras.layers.AveragePooling2D()),
+    "average pooling": between(lambda: keras.layers.AveragePooling2D(2)),
     "a falling prelu": between(lambda: keras.layers.PReLU(**slopes(-0.25))),
     "a prelu for each pixel": between(lambda: keras.layers.PReLU()),
     "another activation": between(lambda: keras.layers.Activation("swish")),
@@ -275,7 +275,9 @@ def test_the_summary_counts_every_byte(monkeypatch):
     content = convert_deployed(deployed)
     inspection = inspect(content)
     assert sum(row["bytes"] for row in inspection.rows()) == len(content)
-    stored = {operator.layer: operator for operator in inspection.operators if operator.is_custom}
+    packed = [operator for operator in inspection.operators if operator.is_custom]
+    # Keras 3 numbers the scope of a layer that is called again.
+    stored = {operator.layer.removesuffix("_1"): operator for operator in packed}
     for layer in packed_layers(deployed):
         operator = stored[layer.name]
         assert operator.weights == layer.kernel_elements
